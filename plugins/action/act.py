@@ -1,0 +1,171 @@
+"""Start or restart an app, if its verdict asks for it and every precondition holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from typing import Any, Optional
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.common.clock import rfc3339
+from ..module_utils.runbook.verdict.facts import Facts
+from ..plugin_utils.judged import Judged, judged
+from ..plugin_utils.run import Run, safe, who
+
+MODULE = "pool.runbook.service"
+
+
+class ActionModule(ActionBase):
+    """Decides on the controller; only what is really to be done goes to the host, as one module."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """Act or say why not; the result is a note of the run that the report takes up."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        run, host = Run.of(variables), variables["inventory_hostname"]
+        seen = judged(run, host)
+        result["changed"] = False
+        if seen is None:
+            return result
+        action = self._decide(run, host, seen, variables)
+        if action["result"] == "go":
+            action = self._go(run, host, seen, action, variables)
+            result["changed"] = action["result"] in ("done", "failed")
+        run.note(f"actions/{safe(host)}.json", action)
+        result["action"] = {key: action[key] for key in ("action", "result", "why")}
+        return result
+
+    def _decide(self, run: Run, host: str, seen: Judged, variables: dict[str, Any]) -> dict[str, Any]:
+        """``go``, or what the report will say instead."""
+        verdict, facts, arguments = seen.verdict, Facts(seen.host, seen.database), self._task.args
+        wanted = verdict.action
+        if wanted == "open" and arguments["cause_open"] == "restart" and facts.login_fails and facts.new_ok:
+            wanted = "restart"
+        action: dict[str, Any] = {
+            "action": wanted if wanted in ("start", "restart") else "none",
+            "result": "refused",
+            "why": verdict.why_action,
+            "before": [{"pid": p["pid"], "start_ticks": p["start_ticks"]} for p in facts.processes or []],
+            "after": [],
+            "seconds": 0.0,
+            "login": None,
+            "cause": verdict.cause,
+        }
+        if action["action"] == "none":
+            return {**action, "result": "done" if verdict.action == "none" else "refused"}
+        refusal = self._refusal(run, facts, action, variables)
+        if refusal:
+            return {**action, "why": refusal}
+        if self._task.check_mode:
+            return {**action, "result": "would", "why": f"{verdict.why_action}; --check changes nothing"}
+        if arguments["restart"] == "ask":
+            return self._ask(run, host, action)
+        return {**action, "result": "go"}
+
+    def _refusal(self, run: Run, facts: Facts, action: dict[str, Any], variables: dict[str, Any]) -> str:
+        """The first precondition that does not hold, in words; empty when all do."""
+        arguments = self._task.args
+        if arguments["restart"] == "never":
+            return "diagnose_restart is never"
+        if facts.login_fails is not True:
+            return "it was not seen that the login fails"
+        if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):
+            return f"neither diagnose_service nor diagnose_{action['action']}_command names what to {action['action']}"
+        if facts.new_ok is not True:
+            return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
+        if facts.service.get("masked") is True:
+            return f"the unit is masked: {facts.service.get('why')}"
+        lock = (facts.process or {}).get("lock")
+        if lock:
+            return f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']}); this run only reads"
+        for other, done in run.actions().items():
+            tried = done["result"] in ("done", "failed") and done["action"] == action["action"]
+            if tried and done["cause"] == action["cause"] and not (done["login"] or {}).get("ok"):
+                return f"a {action['action']} for the same cause did not help on {other}"
+        return ""
+
+    def _ask(self, run: Run, host: str, action: dict[str, Any]) -> dict[str, Any]:
+        """``go`` when a person approves the plan, by its hash or at the terminal."""
+        arguments = self._task.args
+        command = arguments.get("service") or arguments[f"{action['action']}_command"]
+        plan = {
+            "host": host,
+            "action": action["action"],
+            "what": command,
+            "cause": action["cause"],
+            "before": action["before"],
+        }
+        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
+        pids = " ".join(str(p["pid"]) for p in action["before"]) or "none"
+        run.say(host, f"plan {digest}: {action['action']} {command} (pid {pids}) for {action['cause']}")
+        if arguments.get("approve"):
+            if arguments["approve"] == digest:
+                return {**action, "result": "go"}
+            return {**action, "why": f"diagnose_approve is {arguments['approve']}, and the plan is {digest}"}
+        if not sys.__stdin__ or not sys.__stdin__.isatty():
+            return {
+                **action,
+                "why": f"diagnose_restart is ask; to approve this plan: -e diagnose_approve={digest}",
+            }
+        answer = run.display.prompt_until(f"      {action['action']} {host}? yes or no: ", seconds=300)
+        if (answer or b"").decode(errors="replace").strip().lower() in ("y", "yes"):
+            return {**action, "result": "go"}
+        return {**action, "why": "the person at the terminal did not say yes"}
+
+    def _go(
+        self, run: Run, host: str, seen: Judged, action: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
+        arguments = self._task.args
+        name = f"evidence/{safe(host)}.json"
+        digest = run.digest(
+            name
+        )  # raises if the evidence is not on this machine: nothing is touched before that
+        run.say(host, f"evidence is safe here (sha256 {digest[:12]}); {action['action']} begins")
+        names = (
+            "check_config_command",
+            "login_url",
+            "login_username",
+            "login_password",
+            "login_attempts",
+            "ready_timeout",
+        )
+        names += ("cooldown", "state_directory", "pid_file", "service")
+        wanted = {key: arguments[key] for key in names if arguments.get(key) not in (None, "", [])}
+        if "service" not in wanted:
+            wanted["command"] = arguments[f"{action['action']}_command"]
+        wanted.update(
+            action=action["action"], before=action["before"], who=who(), run_id=run.id, cause=action["cause"]
+        )
+        began = time.time()
+        try:
+            answer = self._execute_module(module_name=MODULE, module_args=wanted, task_vars=variables)
+        except AnsibleConnectionFailure as error:
+            answer = {"msg": f"the host was lost while it was asked to {action['action']}: {error}"}
+        told = answer.get("act")
+        if not isinstance(told, dict):
+            words = answer.get("module_stderr") or answer.get("msg") or "the module gave no answer"
+            told = {
+                "result": "failed",
+                "why": str(words).strip().splitlines()[-1][:300],
+                "after": [],
+                "login": None,
+            }
+            told["seconds"] = round(time.time() - began, 3)
+        action = {**action, **{key: told[key] for key in ("result", "why", "after", "seconds", "login")}}
+        pids = [" ".join(str(p["pid"]) for p in action[key]) or "none" for key in ("before", "after")]
+        run.say(host, f"{action['action']} {action['result']}: pid {pids[0]} -> {pids[1]}, {action['why']}")
+        line = {
+            "at": rfc3339(time.time()),
+            "who": who(),
+            "run_id": run.id,
+            "host": host,
+            "evidence_sha256": digest,
+        }
+        run.audit({**line, **{key: action[key] for key in ("action", "cause", "result", "why")}})
+        return action

@@ -1,0 +1,132 @@
+"""One trip to a host: run the module there, and make the evidence safe on the controller."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.common.documents import InvalidDocument
+from ..plugin_utils.run import Run, safe
+
+MODULE = "pool.runbook.evidence"
+
+
+class ActionModule(ActionBase):
+    """Never fails a host: what could not be read is a finding, and the last task fails the run."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """Read; the documents are in the run's directory, ``read`` says which there are."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        run, host = Run.of(variables), variables["inventory_hostname"]
+        arguments = {key: value for key, value in self._task.args.items() if value not in (None, "", [])}
+        fallback = bool(arguments.pop("fallback", False))
+        arguments.update(run_id=run.id, host=host)
+        if not self._reads_database(run, host, variables, fallback):
+            arguments.pop("database", None)
+        else:
+            arguments["database"] = {k: v for k, v in arguments["database"].items() if v not in (None, "")}
+        if not arguments.get("read_host") and "database" not in arguments:
+            result.update(changed=False, skipped=True)
+            return result
+        if arguments.get("read_host"):
+            run.note(
+                f"evidence/{safe(host)}.asked",
+                {"host": host, "label": variables.get("diagnose_database", "main")},
+            )
+            run.say(
+                host,
+                "reading login, new connection, pool, sockets, process, log, settings, source (at most 20 s)",
+            )
+        try:
+            answer = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
+        except AnsibleConnectionFailure as error:
+            self._missed(run, host, arguments, f"not reached: {error}")
+            raise
+        evidence = answer.get("evidence")
+        if not isinstance(evidence, dict):
+            words = answer.get("module_stderr") or answer.get("msg") or "the module gave no answer"
+            self._missed(run, host, arguments, str(words).strip().splitlines()[-1][:300])
+            if answer.get("unreachable"):
+                return answer
+            evidence = {"host": None, "database": None}
+        read = []
+        try:
+            if evidence["host"]:
+                run.write(f"evidence/{safe(host)}.json", evidence["host"])
+                read.append("host")
+                self._tell(run, host, evidence["host"])
+            if evidence["database"]:
+                label = evidence["database"]["database"]
+                run.write(f"databases/{safe(label)}.json", evidence["database"])
+                read.append("database")
+                connection = evidence["database"]["views"]["connection"]["data"] or {}
+                words = "read: sessions, locks, limits" if connection.get("ok") else "not readable"
+                run.say(host, f"database {label} {words}")
+        except InvalidDocument as error:
+            self._missed(run, host, arguments, f"its evidence does not fit the schema: {error}")
+        result.update(changed=False, read=read)
+        return result
+
+    @staticmethod
+    def _reads_database(run: Run, host: str, variables: dict[str, Any], fallback: bool) -> bool:
+        """One connection for each database, whatever the number of hosts: is this the host to open it?
+
+        The hosts of group postgres do, or the first app host where none is in this run.
+        As a fallback the first app host that reached a database which nobody could read.
+        """
+        groups, hostvars = variables["groups"], variables["hostvars"]
+        label = variables.get("diagnose_database", "main")
+
+        def same(name: str) -> bool:
+            return bool(hostvars[name].get("diagnose_database", "main") == label)
+
+        here = [name for name in variables["ansible_play_hosts_all"] if same(name)]
+        servers = [name for name in here if name in groups.get("postgres", [])]
+        apps = [name for name in here if name in groups["app"]]
+        if not fallback:
+            return host == (servers or apps)[0]
+        connection = ((run.database_of(label) or {}).get("views", {}).get("connection") or {}).get(
+            "data"
+        ) or {}
+        if connection.get("ok"):
+            return False
+        reached = [
+            name
+            for name in apps
+            if (
+                (
+                    (run.load(f"evidence/{safe(name)}.json") or {}).get("views", {}).get("new_connection")
+                    or {}
+                ).get("data")
+                or {}
+            ).get("ok")
+        ]
+        return host == next(iter(reached), None)
+
+    @staticmethod
+    def _missed(run: Run, host: str, arguments: dict[str, Any], why: str) -> None:
+        if arguments.get("read_host"):
+            run.note(f"evidence/{safe(host)}.missed", {"why": why})
+        run.say(host, f"NOT READ: {why}")
+
+    @staticmethod
+    def _tell(run: Run, host: str, evidence: dict[str, Any]) -> None:
+        """Which views were read, and what the login answered."""
+        views = evidence["views"]
+        login = views["login"]["data"]
+        if login:
+            first = login["rounds"][0]
+            words = ", ".join(f"{status}: {times}" for status, times in sorted(first["by_status"].items()))
+            run.say(host, f"login {words} (of {first['attempts']})")
+        good = [name.replace("_", " ") for name, view in views.items() if view["state"] == "ok"]
+        bad = [
+            f"{name.replace('_', ' ')} ({view['reason'][:60]})"
+            for name, view in views.items()
+            if view["state"] != "ok"
+        ]
+        run.say(host, f"read: {', '.join(good)}" + (f"; not read: {', '.join(bad)}" if bad else ""))

@@ -1,0 +1,108 @@
+"""Write the reports, print the screen, and fail the run when any host is not well."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.common import documents
+from ..module_utils.runbook.report.build import build, login_round
+from ..module_utils.runbook.report.screen import fleet_screen, screen, state
+from ..module_utils.runbook.report.ticket import ticket
+from ..module_utils.runbook.verdict.fleet import fleet
+from ..plugin_utils.judged import judged
+from ..plugin_utils.run import Run, coloured, safe
+
+MOST_SCREENS = 5
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller, once, as the last task."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """Fails unless every host that was asked gave a report of ``healthy`` or ``restored``."""
+        result = super().run(tmp, task_vars)
+        run = Run.of(task_vars or {})
+        reports, missing = [], {}
+        for host in run.hosts():
+            report = self._report(run, host)
+            if report:
+                reports.append(report)
+            else:
+                missing[host] = (run.load(f"evidence/{safe(host)}.missed") or {}).get(
+                    "why", "it gave no evidence"
+                )
+        connections = len(list((run.path / "databases").glob("*.json")))
+        document = fleet(run.id, reports, sorted(missing), connections)
+        run.write("fleet.json", document)
+        run.publish()
+        self._show(run, reports, missing, document)
+        bad = [
+            f"{r['host']} {r['outcome']} ({r['cause']})"
+            for r in reports
+            if r["outcome"] not in ("healthy", "restored")
+        ]
+        bad += [f"{host} not reached" for host in missing]
+        result.update(changed=False, run=str(run.path), outcomes={r["host"]: r["outcome"] for r in reports})
+        if not reports and not missing:
+            result.update(
+                failed=True,
+                msg="no host of group app was part of this run, so nothing was diagnosed (see --limit)",
+            )
+        elif bad:
+            result.update(failed=True, msg=f"{len(bad)} of {len(reports) + len(missing)}: {'; '.join(bad)}")
+        return result
+
+    @staticmethod
+    def _report(run: Run, host: str) -> Optional[dict[str, Any]]:
+        seen = judged(run, host)
+        if seen is None:
+            return None
+        action = run.load(f"actions/{safe(host)}.json")
+        proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
+        told = (
+            [{key: action[key] for key in ("action", "result", "why", "before", "after", "seconds")}]
+            if action
+            else []
+        )
+        names = [f"evidence/{safe(host)}.json"]
+        if seen.database:
+            names.append(f"databases/{safe(seen.database['database'])}.json")
+        report = build(
+            seen.host,
+            seen.database,
+            seen.verdict,
+            actions=told,
+            proof=proof or None,
+            evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
+            seconds=time.time() - run.started,
+        )
+        run.write(f"hosts/{safe(host)}.json", report)
+        documents.write_text(run.path / safe(host) / "ticket.md", ticket(report))
+        return report
+
+    @staticmethod
+    def _show(
+        run: Run, reports: list[dict[str, Any]], missing: dict[str, str], document: dict[str, Any]
+    ) -> None:
+        latest = run.path.parent / "latest"
+        cwd = Path.cwd()
+        saved = str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
+        run.display.display("")
+        if len(reports) + len(missing) > 1:
+            run.display.display(fleet_screen(document, reports))
+        wanted = reports if len(reports) == 1 else [r for r in reports if state(r) != "HEALTHY"]
+        for report in wanted[:MOST_SCREENS]:
+            run.display.display(coloured(screen(report, saved), state(report)))
+        if len(wanted) > MOST_SCREENS:
+            run.display.display(
+                f"{len(wanted) - MOST_SCREENS} more in {saved}: runbook show {saved}/hosts/HOST.json\n"
+            )
+        for host, why in missing.items():
+            run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")

@@ -1,0 +1,125 @@
+#!/usr/bin/python
+"""Ansible module: read the evidence of one host, and of its database, in one trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: evidence
+short_description: Read the evidence of a login incident
+description:
+  - Reads the login path, a new connection, the pool, sockets, processes, log, settings and source of an
+    app host, and the sessions, locks and limits of its database, all at once, each with a deadline.
+  - Changes nothing, and masks secrets on the target. Needs nothing but Python there.
+author: The Pool Runbook authors
+options:
+  run_id: {description: The run that the evidence belongs to., type: str, required: true}
+  host: {description: The name of the host in the inventory., type: str, required: true}
+  read_host: {description: Whether the app's views are wanted., type: bool, default: true}
+  login_url: {description: Where one logs in., type: str}
+  login_username: {description: A user to log in with., type: str}
+  login_password: {description: Its password., type: str}
+  login_attempts: {description: How many logins at once; 0 for two a process and at least three., type: int, default: 0}
+  probe: {description: Whether the login may be tried., type: bool, default: true}
+  service: {description: The systemd unit of the app., type: str}
+  pid_file: {description: Its pid file., type: path}
+  log: {description: Its log file., type: path}
+  environment_file: {description: Its environment file., type: path}
+  source: {description: Directories of its source., type: list, elements: path, default: []}
+  status_directories: {description: Where status sockets are looked for., type: list, elements: path, default: []}
+  state_directory: {description: Where the lock and the audit log of this host are., type: path}
+  window: {description: Seconds of the log that matter., type: float, default: 3600}
+  database:
+    description: The database to read; none to read none.
+    type: dict
+    suboptions:
+      label: {description: The name of its document., type: str, required: true}
+      host: {description: Address or socket directory; unset for the one in the app's settings., type: str}
+      port: {description: Its port., type: int, default: 5432}
+      name: {description: The database., type: str}
+      user: {description: The role to read it with., type: str}
+      password: {description: Its password., type: str}
+      sslmode: {description: As libpq has it., type: str, default: prefer}
+"""
+EXAMPLES = r"""
+- name: Read everything
+  pool.runbook.evidence:
+    run_id: 2026-11-23T034107Z
+    host: "{{ inventory_hostname }}"
+    login_url: http://127.0.0.1:8000/api/auth/login
+"""
+RETURN = r"""
+evidence:
+  description: The documents, as the schemas host-evidence and database-evidence have them.
+  returned: always
+  type: dict
+"""
+
+import os  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+from ..module_utils.runbook.evidence.collect import read  # noqa: E402
+
+ARGUMENTS = {
+    "run_id": {"type": "str", "required": True},
+    "host": {"type": "str", "required": True},
+    "read_host": {"type": "bool", "default": True},
+    "login_url": {"type": "str"},
+    "login_username": {"type": "str"},
+    "login_password": {"type": "str", "no_log": True},
+    "login_attempts": {"type": "int", "default": 0},
+    "probe": {"type": "bool", "default": True},
+    "service": {"type": "str"},
+    "pid_file": {"type": "path"},
+    "log": {"type": "path"},
+    "environment_file": {"type": "path"},
+    "source": {"type": "list", "elements": "path", "default": []},
+    "status_directories": {"type": "list", "elements": "path", "default": []},
+    "state_directory": {"type": "path"},
+    "window": {"type": "float", "default": 3600.0},
+    "database": {
+        "type": "dict",
+        "options": {
+            "label": {"type": "str", "required": True},
+            "host": {"type": "str"},
+            "port": {"type": "int", "default": 5432},
+            "name": {"type": "str"},
+            "user": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+            "sslmode": {"type": "str", "default": "prefer"},
+        },
+    },
+}
+
+
+def main() -> None:
+    """Read, and leave at once: a collector that hangs must not hold the interpreter."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        supports_check_mode=True,
+        required_if=[("read_host", True, ("login_url",))],
+    )
+    request = dict(module.params)
+    wanted = request["database"]
+    if wanted:
+        target = (
+            {key: wanted[key] for key in ("host", "port", "name", "user", "sslmode")}
+            if wanted["host"]
+            else None
+        )
+        request["database"] = {
+            "run_id": request["run_id"],
+            "host": request["host"],
+            "database": wanted["label"],
+            "target": target,
+            "password": wanted["password"],
+        }
+    try:
+        module.exit_json(changed=False, evidence=read(request))
+    except SystemExit as end:
+        os.sys.stdout.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""A run's directory on the controller, and the progress lines. Shared by the action plugins."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from ansible.errors import AnsibleActionFail
+from ansible.utils.color import stringc
+from ansible.utils.display import Display
+
+from ..module_utils.runbook.common import documents
+
+
+class Run:
+    """``reports/<run id>/``: evidence first, then what was done, then the reports.
+
+    Every file is written whole or not at all, mode 0600, below directories of mode 0700.
+    """
+
+    def __init__(self, directory: str, started: float) -> None:
+        self.path = Path(directory)
+        self.started = started
+        self.display = Display()
+
+    @classmethod
+    def create(cls, reports: str) -> Run:
+        """A new run; ``reports`` is relative to where the command was typed."""
+        now = time.time()
+        run_id = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(now)) + f"-{os.urandom(2).hex()}"
+        path = Path(reports).expanduser().absolute() / run_id
+        try:
+            path.mkdir(mode=0o700, parents=True)
+            path.parent.chmod(0o700)
+        except OSError as error:
+            raise AnsibleActionFail(f"diagnose_reports: {path}: {error.strerror}") from error
+        return cls(str(path), now)
+
+    @classmethod
+    def of(cls, task_vars: dict[str, Any]) -> Run:
+        """The run that the first play created."""
+        told = task_vars.get("ansible_facts", {}).get("runbook_run")
+        if not told:
+            raise AnsibleActionFail("no run was begun: start with playbooks/diagnose.yml")
+        return cls(told["directory"], told["started"])
+
+    @property
+    def id(self) -> str:
+        """The name of the run."""
+        return self.path.name
+
+    def facts(self) -> dict[str, Any]:
+        """What later tasks need to find the run again."""
+        return {"runbook_run": {"directory": str(self.path), "started": self.started}}
+
+    def say(self, host: str, words: str) -> None:
+        """One progress line: seconds since the run began, host, what happened."""
+        self.display.display(f"{time.time() - self.started:4.0f} s  {host}   {words}")
+
+    def write(self, name: str, document: dict[str, Any]) -> str:
+        """Validate and write one of the documents with a schema; its SHA-256."""
+        return documents.write(self.path / name, document)
+
+    def note(self, name: str, value: dict[str, Any]) -> None:
+        """Write a working note of the run (no schema)."""
+        documents.write_text(self.path / name, json.dumps(value, indent=1))
+
+    def load(self, name: str) -> Optional[dict[str, Any]]:
+        """A document or note of this run; None when it was not written."""
+        try:
+            loaded: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        return loaded
+
+    def digest(self, name: str) -> str:
+        """The SHA-256 of a file of this run."""
+        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+
+    def hosts(self) -> list[str]:
+        """Every app host that this run was asked to read, reached or not."""
+        return sorted(path.name[: -len(".asked")] for path in (self.path / "evidence").glob("*.asked"))
+
+    def database_of(self, label: str) -> Optional[dict[str, Any]]:
+        """The evidence of the database that an app host belongs to."""
+        return self.load(f"databases/{safe(label)}.json")
+
+    def actions(self) -> dict[str, dict[str, Any]]:
+        """What was done in this run, by host."""
+        found = {}
+        for path in (self.path / "actions").glob("*.json"):
+            found[path.stem] = json.loads(path.read_text())
+        return found
+
+    def audit(self, line: dict[str, Any]) -> None:
+        """One line in ``audit.log`` beside the runs."""
+        path = self.path.parent / "audit.log"
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def publish(self) -> None:
+        """Let ``latest`` point to this run."""
+        link = self.path.parent / f".latest-{os.getpid()}"
+        link.symlink_to(self.path.name)
+        link.replace(self.path.parent / "latest")
+
+
+def safe(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def who() -> str:
+    """The person at the controller, for locks and audit lines."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def coloured(screen: str, state: str) -> str:
+    """The screen with its state words coloured; Ansible decides whether there are colours at all."""
+    color = (
+        "green"
+        if state.startswith(("HEALTHY", "RESTORED"))
+        else "yellow"
+        if state.startswith("UNKNOWN")
+        else "red"
+    )
+    return screen.replace(state, stringc(state, color), 1)

@@ -1,0 +1,244 @@
+"""The one start or restart, on the target: locked, audited, and proven by new processes and a login.
+
+The lock is the kernel's (flock), so it ends with the process that holds it and nobody has to clear it
+after a run that was killed; the file names its holder for whoever comes second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from ..common.clock import rfc3339, seconds_of
+from ..common.masking import Masker
+from ..evidence import login, proc, process
+
+_POLL = 0.1  # seconds between two looks at /proc; there is no event for "a new process listens"
+_COMMAND_SECONDS = 90.0
+
+
+class Refused(Exception):
+    """The action was not begun; the text says why and what would allow it."""
+
+
+class Failed(Exception):
+    """The action was begun and did not do what it should."""
+
+
+def act(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what ``request`` asks (the arguments of the module ``service``); never raises for a refusal.
+
+    Returns ``{result: done|failed|refused, why, before, after, seconds, login}``.
+    """
+    began = time.monotonic()
+    state = process.state_directory(request.get("state_directory"))
+    outcome: dict[str, Any] = {
+        "result": "done",
+        "why": "",
+        "before": request["before"],
+        "after": [],
+        "login": None,
+    }
+    masker = Masker([request.get("login_password")])
+    try:
+        with Lock(state, request["who"], request["run_id"]):
+            try:
+                _refuse_within_cooldown(state, request["cooldown"])
+                _refuse_other_processes(request)
+                _refuse_bad_configuration(request, masker)
+                _run(request, masker)
+                outcome["after"] = _wait_for_new_processes(request)
+                outcome["login"] = _prove(request)
+                ready = time.monotonic() - began
+                outcome["why"] = f"ready after {ready:.1f} s"
+                if not outcome["login"]["ok"]:
+                    raise Failed(
+                        f"every process is new, and the login still fails: {outcome['login']['detail']}"
+                    )
+            except Failed as failed:
+                outcome.update(result="failed", why=masker.text(str(failed)))
+            finally:
+                outcome["after"] = outcome["after"] or _identities(request)
+                outcome["seconds"] = round(time.monotonic() - began, 3)
+                _audit(state, request, outcome)
+    except Refused as refused:
+        outcome.update(
+            result="refused", why=str(refused), after=[], seconds=round(time.monotonic() - began, 3)
+        )
+    return outcome
+
+
+class Lock:
+    """This host's lock. Raises Refused, naming the holder, when somebody else has it."""
+
+    def __init__(self, directory: Path, who: str, run_id: str) -> None:
+        self._directory, self._who, self._run_id = directory, who, run_id
+        self._handle: Optional[int] = None
+
+    def __enter__(self) -> Lock:
+        try:
+            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._handle = os.open(
+                self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+        except OSError as error:
+            raise Refused(
+                f"{self._directory}: {error.strerror}; set diagnose_state_directory to one that can be written"
+            ) from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = process.lock_holder(self._directory) or {}
+            os.close(self._handle)
+            raise Refused(
+                f"{holder.get('who', 'somebody')} is acting on this host since {holder.get('since', 'just now')}"
+                f" (run {holder.get('run_id', 'unknown')}); this run only read"
+            ) from error
+        own = proc.stat(os.getpid()) or {}
+        words = {"who": self._who, "run_id": self._run_id, "since": rfc3339(time.time()), "pid": os.getpid()}
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps({**words, "start_ticks": own.get("start_ticks")}).encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+
+
+def _refuse_within_cooldown(state: Path, cooldown: float) -> None:
+    last = process.last_action(state)
+    at = seconds_of((last or {}).get("at"))
+    if not last or at is None or last.get("result") == "refused":
+        return
+    ago = time.time() - at
+    if 0 <= ago < cooldown:
+        raise Refused(
+            f"{last.get('action')} {ago:.0f} s ago by {last.get('who')} (run {last.get('run_id')}, {last.get('cause')});"
+            f" the cool-down is {cooldown:.0f} s (diagnose_cooldown)"
+        )
+
+
+def _refuse_other_processes(request: dict[str, Any]) -> None:
+    if _keys(_identities(request)) != _keys(request["before"]):
+        raise Refused(
+            "the processes are not those that the evidence was read from: something restarted them meanwhile; run it again"
+        )
+
+
+def _refuse_bad_configuration(request: dict[str, Any], masker: Masker) -> None:
+    command = request.get("check_config_command")
+    if not command:
+        return
+    status, words = _call(command, 30.0)
+    if status != 0:
+        raise Refused(
+            f"the configuration on disk is refused by {command[0]} (exit status {status}): {masker.text(words)[-300:]}"
+        )
+
+
+def _run(request: dict[str, Any], masker: Masker) -> None:
+    command = (
+        ["systemctl", request["action"], request["service"]] if request.get("service") else request["command"]
+    )
+    status, words = _call(command, _COMMAND_SECONDS)
+    if status != 0:
+        raise Failed(f"{' '.join(command)}: exit status {status}: {masker.text(words)[-300:].strip()}")
+
+
+def _call(command: list[str], seconds: float) -> tuple[int, str]:
+    """(exit status, the end of what it printed). Its output goes to a file: a child that it leaves behind
+    may keep that open for ever, where a pipe would be waited for."""
+    with tempfile.TemporaryFile() as output:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=seconds,
+                check=False,
+                start_new_session=True,
+                cwd="/",
+            )
+            status = done.returncode
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{' '.join(command)}: not done within {seconds:.0f} s") from error
+        except OSError as error:
+            raise Failed(f"{command[0]}: {error.strerror}") from error
+        output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+        return status, output.read().decode("utf-8", "replace")
+
+
+def _identities(request: dict[str, Any]) -> list[dict[str, int]]:
+    """(pid, start_ticks) of every process of the service, now."""
+    unit = process.systemd_unit(request["service"]) if request.get("service") else {}
+    listeners, _ = process.listeners_of(login.port_of(request["login_url"]))
+    found = (proc.stat(pid) for pid in process.service_pids(unit, request.get("pid_file"), listeners))
+    return [{"pid": s["pid"], "start_ticks": s["start_ticks"]} for s in found if s and s["state"] != "Z"]
+
+
+def _keys(identities: list[dict[str, Any]]) -> set[tuple[Any, Any]]:
+    return {(row.get("pid"), row.get("start_ticks")) for row in identities}
+
+
+def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
+    """The new processes, once the port is listened on and not one old process is left."""
+    deadline = time.monotonic() + request["ready_timeout"]
+    old = _keys(request["before"])
+    words = "nothing listens on the login's port"
+    while time.monotonic() < deadline:
+        now = _identities(request)
+        _, listening = process.listeners_of(login.port_of(request["login_url"]))
+        left = old & _keys(now)
+        if listening and now and not left:
+            return now
+        words = (
+            f"pid {min(left)[0]} is still the old process" if left else "nothing listens on the login's port"
+        )
+        time.sleep(_POLL)
+    raise Failed(f"not ready within {request['ready_timeout']:.0f} s: {words}")
+
+
+def _prove(request: dict[str, Any]) -> dict[str, Any]:
+    """One login until the app is ready, then a whole round of them."""
+    deadline = time.monotonic() + request["ready_timeout"]
+    probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
+    first = probe.round(1)
+    while (
+        not first["ok"]
+        and time.monotonic() < deadline
+        and set(first["by_status"]) <= {"refused", "reset", "503"}
+    ):
+        time.sleep(_POLL)
+        first = probe.round(1)
+    return {
+        "kind": probe.kind,
+        **probe.round(request["login_attempts"] or max(3, 2 * len(_identities(request)))),
+    }
+
+
+def _audit(state: Path, request: dict[str, Any], outcome: dict[str, Any]) -> None:
+    line = {
+        "at": rfc3339(time.time()),
+        "who": request["who"],
+        "run_id": request["run_id"],
+        "action": request["action"],
+        "cause": request["cause"],
+        "result": outcome["result"],
+        "why": outcome["why"],
+        "before": [row.get("pid") for row in outcome["before"]],
+        "after": [row.get("pid") for row in outcome["after"]],
+        "login_ok": bool(outcome["login"] and outcome["login"]["ok"]),
+    }
+    handle = os.open(
+        state / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    with os.fdopen(handle, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")

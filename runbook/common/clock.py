@@ -1,0 +1,22 @@
+"""Times as the documents carry them: RFC 3339, UTC, with a Z."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Optional
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the epoch as ``2026-11-23T03:41:07.120Z``."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def seconds_of(text: object) -> Optional[float]:
+    """Seconds since the epoch of an RFC 3339 time in UTC; None when it is not one."""
+    if not isinstance(text, str) or not text.endswith("Z"):
+        return None
+    try:
+        return datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc).timestamp()
+    except (ValueError, OverflowError):
+        return None

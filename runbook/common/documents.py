@@ -1,0 +1,66 @@
+"""The documents that leave a run: each has a JSON Schema, is validated before it is written, and is
+readable by its owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SCHEMAS = Path(__file__).parent / "schemas"
+
+
+class InvalidDocument(ValueError):
+    """A document that does not fit its schema; the text names the place and the value's trouble."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema ``name``: host-evidence, database-evidence, report, fleet or status."""
+    loaded: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return loaded
+
+
+def validate(document: dict[str, Any]) -> None:
+    """Check a document against the schema that it names in its field ``schema``.
+
+    Raises InvalidDocument. Needs the package jsonschema, which only the controller has.
+    """
+    from jsonschema import Draft202012Validator  # noqa: PLC0415  a target reads this room without the package
+
+    name = str(document.get("schema", "")).partition("/")[2].partition("/")[0]
+    if not (SCHEMAS / f"{name}.schema.json").is_file():
+        raise InvalidDocument(f"schema: {document.get('schema')!r} is not one that this version knows")
+    errors = sorted(Draft202012Validator(schema(name)).iter_errors(document), key=lambda e: len(e.path))
+    if errors:
+        where = "/".join(str(part) for part in errors[0].path) or "the document"
+        raise InvalidDocument(f"{name}: {where}: {errors[0].message[:300]}")
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """The canonical text of a document: the same document, the same text."""
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, document: dict[str, Any]) -> str:
+    """Validate and write a document, whole or not at all, mode 0600; its SHA-256 in hex."""
+    validate(document)
+    return write_text(path, text_of(document))
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a text, whole or not at all, mode 0600, in directories of mode 0700; its SHA-256 in hex."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,275 @@
+"""One trip to one host: every view at once, each with its deadline, masked before it leaves.
+
+The order of reading is what makes the evidence true: first what must not be disturbed (process, sockets
+with the server's unread last words, the pool, the end of the log), then the login probe together with a
+new connection, with the sockets watched while both run, then the log lines which the probe caused.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, Optional
+
+from ..common.clock import rfc3339
+from ..common.masking import Masker
+from . import (
+    login,
+    new_connection,
+    process,
+    settings,
+    sockets,
+    step1_monitor,
+    step2_pool,
+    step3_postgresql,
+    step4_leaks,
+)
+from .log import Follower
+from .proc import join_address
+
+# Wall-clock seconds; the whole trip ends within TRIP_SECONDS whatever hangs.
+TRIP_SECONDS = 20.0
+_PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
+_CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
+_SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
+
+View = dict[str, Any]
+
+
+class Job:
+    """One collector in a thread of its own. ``view()`` waits until its deadline and never longer."""
+
+    def __init__(self, seconds: float, collector: Callable[[], Optional[dict[str, Any]]]) -> None:
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._done = threading.Event()
+        self._view: View = {}
+        threading.Thread(target=self._run, args=(collector,), daemon=True).start()
+
+    def _run(self, collector: Callable[[], Optional[dict[str, Any]]]) -> None:
+        try:
+            data = collector()
+            self._view = view(data, "" if data is not None else "not there")
+        except Unread as unread:
+            self._view = view(None, str(unread))
+        except Exception as error:  # a collector that fails is a finding, never a failed run
+            self._view = view(None, f"{type(error).__name__}: {error}"[:300])
+        self._view["seconds"] = round(time.monotonic() - self._began, 3)
+        self._done.set()
+
+    def view(self) -> View:
+        """The view: what was read, or why not, or that the deadline passed."""
+        if self._done.wait(max(0.0, self._began + self._seconds - time.monotonic())):
+            return self._view
+        late = view(None, f"no answer within {self._seconds:g} s")
+        return {**late, "state": "timeout", "seconds": self._seconds}
+
+
+class Unread(Exception):
+    """A view that could not be read, for a reason known beforehand."""
+
+
+def view(data: Optional[dict[str, Any]], reason: str = "") -> View:
+    """A view as every schema has it."""
+    return {"state": "unknown" if data is None else "ok", "reason": reason, "seconds": 0.0, "data": data}
+
+
+def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
+    """Everything that one trip is asked for: ``{"host": document or None, "database": document or None}``.
+
+    ``request["read_host"]`` (bool) asks for the host's views; ``request["database"]`` (a dict as
+    ``read_database`` wants it, or None) for the database's. A database whose ``target`` is None is the one
+    that the app's settings on disk name, read with the app's own role.
+    """
+    database = request.get("database")
+    if not request["read_host"]:
+        return {"host": None, "database": read_database(database) if database else None}
+    early = Job(_DATABASE + 2, lambda: read_database(database)) if database and database["target"] else None
+    late: list[Job] = []
+
+    def settings_known(config: settings.Settings) -> None:
+        if database and not early and config.database:
+            wanted = {**database, "target": config.database, "password": config.password}
+            late.append(Job(_DATABASE + 2, lambda: read_database(wanted)))
+
+    host = read_host(request, settings_known)
+    jobs = [job for job in (early, *late) if job]
+    return {"host": host, "database": jobs[0].view()["data"] if jobs else None}
+
+
+def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settings], None]) -> dict[str, Any]:
+    """The evidence document of one app host.
+
+    ``request`` holds what the inventory says of the host: ``run_id``, ``host``, ``login_url``,
+    ``login_username``, ``login_password``, ``login_attempts``, ``probe`` (bool), ``service``, ``pid_file``,
+    ``log``, ``environment_file``, ``source`` (list), ``status_directories`` (list), ``state_directory``,
+    ``window`` (seconds). None where nothing is set. ``settings_known`` is called as soon as the app's
+    settings are.
+    """
+    began, wall = time.monotonic(), time.time()
+    end = began + TRIP_SECONDS
+    masker = Masker([request.get("login_password")])
+    views: dict[str, View] = {}
+
+    service, port = request.get("service"), login.port_of(request["login_url"])
+    views["process"] = Job(
+        _PROCESS,
+        lambda: process.collect(service, request.get("pid_file"), port, request.get("state_directory")),
+    ).view()
+    processes = (views["process"]["data"] or {}).get("processes", [])
+    pids = [row["pid"] for row in processes]
+
+    found: list[settings.Settings] = []
+
+    def read_settings() -> Optional[dict[str, Any]]:
+        unit = process.systemd_unit(service) if service else {}
+        found.append(settings.collect(request.get("environment_file"), unit, processes))
+        if found[0].file is None and not found[0].live and not found[0].database:
+            raise Unread(found[0].reason)
+        return found[0].data()
+
+    views["config"] = Job(_SETTINGS, read_settings).view()
+    config = found[0] if found else settings.Settings(None, views["config"]["reason"])
+    for secret in config.secrets:
+        masker.add(secret)
+    settings_known(config)
+
+    # Nothing may touch the app before this: the probe would make it read the last words away.
+    watch: list[sockets.Watch] = []
+    words: list[dict[str, Any]] = []
+
+    def first_look() -> dict[str, Any]:
+        watch.append(sockets.Watch(pids, _peers(config.database)))
+        watch[0].sample("before_login")
+        words.append(watch[0].read())
+        return {}
+
+    looked = Job(_SOCKETS, first_look)
+    pool = Job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
+    follower, log_reason = _follow(request, service)
+    source = Job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
+    first_view, views["pool"] = looked.view(), pool.view()
+    if views["pool"]["data"] == {"processes": []}:  # read, and there is none: the other views decide
+        views["pool"].update(state="unknown", reason="the app has no status socket")
+    rows = watch[0].samples[0]["sockets"] if words else []
+
+    new = Job(_CONNECT + 1, lambda: _connect(config))
+    probe = Job(
+        min(_LOGIN, end - 4 - time.monotonic()), lambda: _login(request, processes, len(rows), end - 4)
+    )
+    if words:
+        time.sleep(0.25)  # the moment is "while logins are under way"; there is no event for it
+        Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
+    views["new_connection"], views["login"] = new.view(), probe.view()
+    if words:
+        if sockets.suspicious(rows) or sockets.suspicious(watch[0].samples[-1]["sockets"]):
+            time.sleep(max(0.0, watch[0].started + _SECOND_LOOK - time.monotonic()))
+        Job(_SOCKETS, lambda: {"rows": watch[0].sample("after_login")}).view()
+    views["sockets"] = _sockets_view(watch, words, first_view, views["process"], config)
+    views["log"] = Job(_LOG, follower.data).view() if follower else view(None, log_reason)
+    views["source"] = source.view()
+    monitor = step1_monitor.monitor_facts(views["pool"]["data"], views["log"]["data"])
+    known = any(monitor[key] is not None for key in ("alive", "started"))
+    views["monitor"] = view(monitor) if known else view(None, "neither a status socket nor a log tells of it")
+    document = {
+        "schema": "runbook/host-evidence/1",
+        "run_id": request["run_id"],
+        "host": request["host"],
+        "collected_at": rfc3339(wall),
+        "seconds": round(time.monotonic() - began, 3),
+        "views": {name: masker.document(one) for name, one in views.items()},
+    }
+    return {**document, "masked": masker.count}
+
+
+def read_database(request: dict[str, Any]) -> dict[str, Any]:
+    """The evidence document of one database, over one connection.
+
+    ``request``: ``run_id``, ``database`` (the name of the document), ``host`` (who reads it), ``target``
+    (host, port, name, user, sslmode), ``password``.
+    """
+    began, wall = time.monotonic(), time.time()
+    masker = Masker([request.get("password")])
+    views = step3_postgresql.collect(request["target"], request.get("password"), _DATABASE)
+    activity = views["activity"]["data"]
+    for session in activity["sessions"] if activity else []:
+        if session["query"] is not None:
+            session["query"] = masker.sql(session["query"])[:300]
+    document = {
+        "schema": "runbook/database-evidence/1",
+        "run_id": request["run_id"],
+        "database": request["database"],
+        "collected_from": request["host"],
+        "collected_at": rfc3339(wall),
+        "seconds": round(time.monotonic() - began, 3),
+        "views": {name: masker.document(one) for name, one in views.items()},
+    }
+    return {**document, "masked": masker.count}
+
+
+def _peers(database: Optional[dict[str, Any]]) -> list[str]:
+    """``address:port`` of the database for every address that its name has."""
+    if not database or database["host"].startswith("/"):
+        return []
+    addresses = new_connection.resolve(database["host"], database["port"], 2.0)
+    return [join_address(address, database["port"]) for address in addresses]
+
+
+def _connect(config: settings.Settings) -> dict[str, Any]:
+    if not config.database:
+        raise Unread(f"the app's database is not known: {config.reason}")
+    return new_connection.collect(config.database, config.password, _CONNECT)
+
+
+def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:
+    if not request["probe"]:
+        raise Unread("not probed in check mode; -e diagnose_probe_in_check=true allows it")
+    probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
+    attempts = request.get("login_attempts") or max(3, 2 * len(processes))
+    return login.collect(probe, attempts, held, end)
+
+
+def _source(roots: list[str]) -> dict[str, Any]:
+    if not roots:
+        raise Unread("where the app's source lies is not known; name it in diagnose_source")
+    return step4_leaks.collect(roots, _SOURCE - 0.5)
+
+
+def _directories(processes: list[dict[str, Any]]) -> list[str]:
+    found = {row["directory"] for row in processes if row["directory"] and row["directory"] != "/"}
+    return sorted(found)
+
+
+def _follow(request: dict[str, Any], service: Optional[str]) -> tuple[Optional[Follower], str]:
+    if not request.get("log") and not service:
+        return None, "no log is named for this host; name it in diagnose_log"
+    try:
+        return Follower(request.get("log"), service, request.get("window") or 3600.0), ""
+    except OSError as error:
+        return None, f"{request.get('log')}: {error.strerror}"
+
+
+def _sockets_view(
+    watch: list[sockets.Watch],
+    words: list[dict[str, Any]],
+    first: View,
+    processes: View,
+    config: settings.Settings,
+) -> View:
+    if not words:
+        return first
+    data = watch[0].data(words[0])
+    if config.database and config.database["host"].startswith("/"):
+        return view(None, "the app reaches PostgreSQL over a unix socket, which has no TCP state")
+    if processes["data"] is None:
+        return view(None, f"the processes are not known: {processes['reason']}")
+    unreadable = len(data["unreadable_pids"])
+    if unreadable and unreadable == len(watch[0].pids):
+        return view(
+            None, f"no right to read the descriptors of {unreadable} processes; become the app's user"
+        )
+    if not watch[0].pids and processes["data"]["listening"]:
+        return view(
+            None, "something listens, but whose process it is needs more rights; become the app's user"
+        )
+    return {**view(data), "seconds": round(time.monotonic() - watch[0].started, 3)}

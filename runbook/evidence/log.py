@@ -1,0 +1,196 @@
+"""View L: the app's log in the window, and what it wrote while the probe ran.
+
+Bounded: of a file at most ``WINDOW_BYTES`` from its end are read, whatever its size. Lines with times
+are counted from the start of the window; a log without times is counted as far as was read, and what
+the probe itself caused is told apart by the file's size before and after, which needs no times.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Optional
+
+from ..common.clock import rfc3339
+
+WINDOW_BYTES = 8 << 20
+WITHOUT_TIMES = 1 << 20
+_JOURNAL_LINES = 20000
+
+# What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
+# SQLAlchemy, uvicorn, asyncio and of the guide's own code.
+PATTERNS: dict[str, re.Pattern[str]] = {
+    name: re.compile(text, re.IGNORECASE)
+    for name, text in {
+        "pool_exhausted": r"connection pool exhausted|QueuePool limit of size|PoolTimeout|couldn't get a connection after",
+        "dead_connection": r"dead connection (?:detected|found)|found dead connection",
+        "server_closed": r"server closed the connection unexpectedly|connection already closed|connection has been closed unexpectedly|terminating connection due to|SSL SYSCALL error|could not receive data from server",
+        "terminated_by_administrator": r"terminating connection due to administrator command",
+        "crash_of_another_process": r"because of crash of another server process",
+        "idle_session_timeout": r"terminating connection due to idle-session timeout",
+        "idle_in_transaction_timeout": r"terminating connection due to idle-in-transaction timeout",
+        "transaction_timeout": r"terminating connection due to transaction timeout",
+        "connection_refused": r"connection refused",
+        "name_not_resolved": r"could not translate host name|name or service not known|temporary failure in name resolution",
+        "too_many_clients": r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",
+        "authentication_failed": r"password authentication failed|no pg_hba\.conf entry|role \".*\" does not exist|database \".*\" does not exist",
+        "starting_up": r"the database system is (?:starting up|shutting down|in recovery mode|not yet accepting)",
+        "read_only": r"cannot execute .* in a read-only transaction",
+        "canceled": r"canceling statement due to",
+        "lock": r"deadlock detected|lock timeout",
+        "file_descriptors": r"too many open files",
+        "out_of_memory": r"cannot allocate memory|MemoryError|out of memory",
+        "no_local_port": r"cannot assign requested address",
+        "protocol_error": r"lost synchronization with server|arrived from server while idle|bad record mac|insufficient data in \"",
+        "other_dependency": r"unable to perform operation on <TCPTransport|redis\.exceptions|aio_?pika|kafka.*(?:error|exception)|elasticsearch.*exception",
+        "monitor_started": r"pool monitor started",
+        "monitor_error": r"error in database monitor",
+        "pool_status": r"pool status: \d+/\d+",
+        "high_usage": r"high connection pool usage",
+        "login_error": r"login error|/login\S* HTTP/\d\.\d\"? 5\d\d",
+        "server_error": r"HTTP/\d\.\d\"? 5\d\d|internal server error",
+        "exception": r"Traceback \(most recent call last\)",
+        "client_suspended": r"net::ERR_NETWORK_IO_SUSPENDED",
+        "started": r"application startup complete|uvicorn running on|booting worker",
+        "stopped": r"application shutdown complete|finished server process|shutting down: master",
+    }.items()
+}
+_POOL_LINE = re.compile(
+    r"pool (?:status|usage): (?:(\d+)/(\d+)|.*?'maxconn': (\d+).*?'active_connections': (\d+))", re.I
+)
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s?(Z|UTC|[+-]\d\d:?\d\d)?")
+_UNIX = re.compile(r"^(\d{10})\.(\d{3,6}) ")
+
+
+def line_time(line: str) -> Optional[float]:
+    """Seconds since the epoch at which a line says it was written; None when it does not say."""
+    head = line[:80]
+    unix = _UNIX.match(head)
+    if unix:
+        return float(f"{unix.group(1)}.{unix.group(2)}")
+    iso = _ISO.search(head)
+    if not iso:
+        return None
+    zone = iso.group(4)
+    try:
+        moment = datetime.fromisoformat(f"{iso.group(1)}T{iso.group(2)}")
+        if zone in ("Z", "UTC"):
+            moment = moment.replace(tzinfo=timezone.utc)
+        elif zone:
+            sign, digits = zone[0], zone[1:].replace(":", "")
+            moment = datetime.fromisoformat(f"{iso.group(1)}T{iso.group(2)}{sign}{digits[:2]}:{digits[2:]}")
+        return moment.timestamp() + float(f"0.{iso.group(3) or 0}")  # without a zone: this machine's time
+    except (ValueError, OverflowError):
+        return None
+
+
+class Follower:
+    """One log, remembered before the probe and read after it.
+
+    ``path`` is a file; without one the journal of ``unit`` is read. Raises OSError when a named file
+    cannot be read, with the reason in its text.
+    """
+
+    def __init__(self, path: Optional[str], unit: Optional[str], window_seconds: float) -> None:
+        self.path = Path(path) if path else None
+        self.unit = unit
+        self.window = window_seconds
+        self.began = time.time()
+        self.mark = self.path.stat().st_size if self.path else 0
+
+    def data(self) -> dict[str, Any]:
+        """The data of view ``log``."""
+        since = self.began - self.window
+        if self.path:
+            size = self.path.stat().st_size
+            text, whole = _tail(self.path, size, WINDOW_BYTES)
+            appended = _slice(self.path, min(self.mark, size), size)
+        else:
+            text, whole, appended, size = self._journal(since)
+        lines = text.splitlines()
+        timed = any(line_time(line) is not None for line in lines[-200:])
+        if not timed and len(text) > WITHOUT_TIMES:
+            lines, whole = text[-WITHOUT_TIMES:].splitlines()[1:], False
+        summary = summarize(lines, since if timed else None)
+        return {
+            "path": str(self.path) if self.path else f"journal of {self.unit}",
+            "size": size,
+            "bytes_read": len(text) + len(appended),
+            "timestamps": timed,
+            "window_from": rfc3339(since) if timed else None,
+            "window_to": rfc3339(time.time()) if timed else None,
+            "whole_window": whole or summary.pop("_reached"),
+            **{key: value for key, value in summary.items() if not key.startswith("_")},
+            "during_login": summarize(appended.splitlines(), None)["counts"],
+        }
+
+    def _journal(self, since: float) -> tuple[str, bool, str, int]:
+        command = ["journalctl", f"--unit={self.unit}", "--output=short-unix", "--no-pager", "--quiet"]
+        command += [f"--lines={_JOURNAL_LINES}", f"--since=@{since:.0f}"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=5, check=False
+        )
+        if done.returncode:
+            raise OSError(f"journalctl: {done.stderr.strip()[:200] or f'exit status {done.returncode}'}")
+        lines = done.stdout.splitlines(keepends=True)
+        appended = [line for line in lines if (line_time(line) or 0) >= self.began]
+        return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
+
+
+def _tail(path: Path, size: int, most: int) -> tuple[str, bool]:
+    """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
+    start = max(0, size - most)
+    text = _slice(path, start, size)
+    return (text.partition("\n")[2] if start else text), start == 0
+
+
+def _slice(path: Path, start: int, end: int) -> str:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(min(end - start, WINDOW_BYTES)).decode("utf-8", "replace")
+
+
+def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
+    """Counts, first and last time and one sample of each pattern; the newest pool line.
+
+    A line without a time of its own belongs to the one before it (a traceback, for example).
+    ``_reached``: a line older than the window was seen, so the window is whole.
+    """
+    counts: dict[str, int] = {}
+    first: dict[str, str] = {}
+    last: dict[str, str] = {}
+    samples: dict[str, str] = {}
+    pool_line: Optional[dict[str, Any]] = None
+    at: Optional[float] = None
+    reached = False
+    for line in lines:
+        own = line_time(line)
+        at = own if own is not None else at
+        if since is not None and (at is None or at < since):
+            reached = reached or at is not None
+            continue
+        for name, pattern in PATTERNS.items():
+            if not pattern.search(line):
+                continue
+            counts[name] = counts.get(name, 0) + 1
+            samples[name] = line.strip()[:300]
+            if at is not None:
+                first.setdefault(name, rfc3339(at))
+                last[name] = rfc3339(at)
+        found = _POOL_LINE.search(line)
+        if found:
+            active, maximum = (
+                (found.group(1), found.group(2)) if found.group(1) else (found.group(4), found.group(3))
+            )
+            pool_line = {"active": int(active), "maximum": int(maximum), "at": rfc3339(at) if at else None}
+    return {
+        "counts": counts,
+        "first": first,
+        "last": last,
+        "samples": samples,
+        "pool_line": pool_line,
+        "_reached": reached,
+    }

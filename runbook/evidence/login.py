@@ -1,0 +1,170 @@
+"""View U: the user's own path, probed as several users at once.
+
+One probe hits one worker of many and lies, so a round is ``attempts`` fresh connections in parallel and
+is ok only if all are. A pool with dead connections may heal while it is probed; so a failed round is
+followed by others until more probes have been made than there were connections to trip over. What the
+*last* round says is what still holds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import socket
+import ssl
+import threading
+import time
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from ..common.clock import rfc3339
+
+ATTEMPT_SECONDS = 5.0
+MOST_ROUNDS = 4
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_NOT_THE_LOGIN = {400, 404, 405, 415, 422, 429}
+
+
+class Probe:
+    """A login to try. Without ``username`` an unknown user is sent: 401 then says that the lookup
+    reached the database, and nothing more (``kind`` is ``path``)."""
+
+    def __init__(self, url: str, username: Optional[str], password: Optional[str]) -> None:
+        self.url = url
+        self.kind = "full" if username and password else "path"
+        self._username = username if self.kind == "full" else f"nobody-{secrets.token_hex(4)}"
+        self._password = password if self.kind == "full" else secrets.token_hex(12)
+
+    def round(self, attempts: int) -> dict[str, Any]:
+        """One round: ``attempts`` logins at the same time, each with its deadline."""
+        started, began = time.time(), time.monotonic()
+        results: list[Optional[tuple[str, str]]] = [None] * attempts
+        gate = threading.Barrier(attempts)
+
+        def attempt(index: int) -> None:
+            gate.wait(ATTEMPT_SECONDS)
+            results[index] = self._once()
+
+        threads = [threading.Thread(target=attempt, args=(i,), daemon=True) for i in range(attempts)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, began + ATTEMPT_SECONDS + 0.5 - time.monotonic()))
+        answers = [result or ("timeout", f"no answer within {ATTEMPT_SECONDS:.0f} s") for result in results]
+        by_status: dict[str, int] = {}
+        for status, _ in answers:
+            by_status[status] = by_status.get(status, 0) + 1
+        failed = [detail for status, detail in answers if not self.passed(status)]
+        return {
+            "attempts": attempts,
+            "failed": len(failed),
+            "by_status": by_status,
+            "seconds": round(time.monotonic() - began, 3),
+            "ok": not failed,
+            "started_at": rfc3339(started),
+            "detail": failed[0] if failed else "",
+        }
+
+    def passed(self, status: str) -> bool:
+        """Does this status prove the path? 200 does; 401 does when no credentials were given."""
+        return status.startswith("2") or (self.kind == "path" and status == "401")
+
+    def misconfigured(self, by_status: dict[str, int]) -> Optional[str]:
+        """What to set when the answers speak of the probe and not of the app; else None."""
+        codes = {int(status) for status in by_status if status.isdigit()}
+        if not codes or len(codes) != len(by_status) or any(code >= 500 for code in codes):
+            return None
+        wrong = {code for code in codes if code in _NOT_THE_LOGIN or 300 <= code < 400}
+        if wrong:
+            return f"diagnose_login_url: {self.url} answers {min(wrong)}, so this is not where one logs in"
+        denied = codes & {401, 403}
+        if denied and (self.kind == "full" or 403 in denied):
+            return f"diagnose_login_username, diagnose_login_password: the app answers {min(denied)} to them"
+        return None
+
+    def _once(self) -> tuple[str, str]:
+        """(status, the answer's first words) of one login."""
+        connection: Optional[http.client.HTTPConnection] = None
+        try:
+            connection = _connection(self.url)
+            body = json.dumps({"username": self._username, "password": self._password})
+            path = urlsplit(self.url).path or "/"
+            connection.request(
+                "POST", path, body, {"Content-Type": "application/json", "Connection": "close"}
+            )
+            answer = connection.getresponse()
+            text = answer.read(4096).decode("utf-8", "replace")
+            if answer.status == 200 and self.kind == "full":
+                self._logout(text)
+            return str(answer.status), " ".join(text.split())[:200]
+        except (socket.timeout, TimeoutError):
+            return "timeout", f"no answer within {ATTEMPT_SECONDS:.0f} s"
+        except ConnectionRefusedError:
+            return "refused", "connection refused"
+        except ConnectionError as error:
+            return "reset", type(error).__name__
+        except (OSError, http.client.HTTPException) as error:
+            return "error", f"{type(error).__name__}: {error}"[:200]
+        finally:
+            if connection:
+                connection.close()
+
+    def _logout(self, text: str) -> None:
+        """Give back the token of a real login, where the app has a logout beside its login."""
+        base, _, last = self.url.rpartition("/")
+        try:
+            answer = json.loads(text)
+            token = answer.get("access_token") or answer.get("token")
+        except (ValueError, AttributeError):
+            return
+        if last != "login" or not isinstance(token, str):
+            return
+        connection = _connection(base)
+        try:
+            connection.request(
+                "POST",
+                urlsplit(base).path + "/logout",
+                headers={"Authorization": f"Bearer {token}", "Content-Length": "0"},
+            )
+            connection.getresponse().read(4096)
+        except (OSError, http.client.HTTPException):
+            return  # the login is proven; a token that stays expires by itself
+        finally:
+            connection.close()
+
+
+def port_of(url: str) -> int:
+    """The TCP port of a URL."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _connection(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "localhost", port_of(url)
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        if host in _LOOPBACK:  # no certificate names the loopback address
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=ATTEMPT_SECONDS, context=context)
+    return http.client.HTTPConnection(host, port, timeout=ATTEMPT_SECONDS)
+
+
+def collect(probe: Probe, attempts: int, dead_connections: int, deadline: float) -> dict[str, Any]:
+    """The data of view ``login``. ``deadline`` is a time of ``time.monotonic``."""
+    rounds = [probe.round(attempts)]
+    misconfigured = probe.misconfigured(rounds[0]["by_status"])
+    probed = attempts
+    while not rounds[-1]["ok"] and not misconfigured and len(rounds) < MOST_ROUNDS:
+        if (
+            rounds[-1]["by_status"].get("refused") == attempts
+            or time.monotonic() + ATTEMPT_SECONDS > deadline
+        ):
+            break
+        if len(rounds) > 1 and probed > dead_connections:
+            break
+        rounds.append(probe.round(attempts))
+        probed += attempts
+    return {"kind": probe.kind, "url": probe.url, "rounds": rounds, "misconfigured": misconfigured}

@@ -1,0 +1,185 @@
+"""What /proc says, read with nothing but the standard library. Small readers, no opinion."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from ..common.clock import rfc3339
+
+PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK")
+# include/net/tcp_states.h; the names are those of ss(8)
+TCP_STATES = {
+    1: "ESTAB",
+    2: "SYN-SENT",
+    3: "SYN-RECV",
+    4: "FIN-WAIT-1",
+    5: "FIN-WAIT-2",
+    6: "TIME-WAIT",
+    7: "CLOSE",
+    8: "CLOSE-WAIT",
+    9: "LAST-ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+}
+# net/ipv4/tcp_ipv4.c, get_tcp4_sock(): the column "tr"
+TIMERS = {0: "off", 1: "on", 2: "keepalive", 3: "timewait", 4: "persist"}
+
+
+def read(path: Path, limit: int = 1 << 16) -> Optional[bytes]:
+    """At most ``limit`` bytes of a file; None when it is gone or not ours to read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except OSError:
+        return None
+
+
+def pids() -> Iterator[int]:
+    """Every process there is now."""
+    for entry in os.listdir(PROC):
+        if entry.isdigit():
+            yield int(entry)
+
+
+def boot_time() -> float:
+    """Seconds since the epoch at which this machine booted (btime of /proc/stat)."""
+    for line in (read(PROC / "stat", 1 << 20) or b"").splitlines():
+        if line.startswith(b"btime "):
+            return float(line.split()[1])
+    return 0.0
+
+
+def stat(pid: int) -> Optional[dict[str, Any]]:
+    """pid, ppid, session, state, threads, start_ticks of a process; None when it is gone."""
+    raw = read(PROC / str(pid) / "stat")
+    if not raw or b")" not in raw:
+        return None
+    fields = raw[raw.rindex(b")") + 2 :].split()  # the name may hold spaces and brackets: start after it
+    if len(fields) < 20:
+        return None
+    return {
+        "pid": pid,
+        "state": fields[0].decode(),
+        "ppid": int(fields[1]),
+        "session": int(fields[3]),
+        "threads": int(fields[17]),
+        "start_ticks": int(fields[19]),
+    }
+
+
+def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
+    """One process as the schema of view ``process`` has it; None when it is gone."""
+
+    base = stat(pid)
+    if base is None:
+        return None
+    directory = PROC / str(pid)
+    command = (
+        (read(directory / "cmdline", 4096) or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    )
+    try:
+        fds: Optional[int] = len(os.listdir(directory / "fd"))
+    except OSError:
+        fds = None
+    limit = None
+    for line in (read(directory / "limits") or b"").decode().splitlines():
+        if line.startswith("Max open files"):
+            soft = line.split()[3]
+            limit = int(soft) if soft.isdigit() else None
+    statm = (read(directory / "statm") or b"0 0").split()
+    try:
+        owner = directory.stat().st_uid
+        user = pwd.getpwuid(owner).pw_name
+    except (OSError, KeyError):
+        user = "?"
+    return {
+        "pid": pid,
+        "ppid": base["ppid"],
+        "start_ticks": base["start_ticks"],
+        "started_at": rfc3339(booted + base["start_ticks"] / TICKS),
+        "state": base["state"],
+        "threads": base["threads"],
+        "fds": fds,
+        "fd_limit": limit,
+        "rss_bytes": int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else 0,
+        "user": user,
+        "command": command[:300],
+        "directory": link(directory / "cwd"),
+        "readable": fds is not None,
+    }
+
+
+def link(path: Path) -> Optional[str]:
+    """Where a link of /proc points; None when it is gone or not ours to read."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def socket_fds(pid: int) -> Optional[dict[int, int]]:
+    """fd → inode of every socket that a process holds; None without the right to look."""
+    try:
+        names = os.listdir(PROC / str(pid) / "fd")
+    except OSError:
+        return None
+    found: dict[int, int] = {}
+    for name in names:
+        target = link(PROC / str(pid) / "fd" / name) or ""
+        if target.startswith("socket:["):
+            found[int(name)] = int(target[8:-1])
+    return found
+
+
+def tcp_table(pid: int) -> dict[int, dict[str, Any]]:
+    """inode → TCP socket, as the network namespace of ``pid`` sees it.
+
+    The fields are those of /proc/net/tcp: queues in bytes, ``retransmits`` of what was sent, ``probes``
+    sent and not answered (keepalive or zero window).
+    """
+    table: dict[int, dict[str, Any]] = {}
+    for family in ("tcp", "tcp6"):
+        try:
+            lines = (PROC / str(pid) / "net" / family).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            parts = line.split()
+            if len(parts) < 10 or parts[9] == "0":
+                continue
+            send, receive = parts[4].split(":")
+            table[int(parts[9])] = {
+                "local": _address(parts[1]),
+                "peer": _address(parts[2]),
+                "state": TCP_STATES.get(int(parts[3], 16), parts[3]),
+                "recv_q": int(receive, 16),
+                "send_q": int(send, 16),
+                "timer": TIMERS.get(int(parts[5].split(":")[0], 16), "unknown"),
+                "retransmits": int(parts[6], 16),
+                "probes": int(parts[8]),
+            }
+    return table
+
+
+def _address(text: str) -> str:
+    """``0100007F:1538`` → ``127.0.0.1:5432``; IPv4 in IPv6 is shown as IPv4."""
+    raw, port = text.split(":")
+    words = [struct.pack("=I", int(raw[at : at + 8], 16)) for at in range(0, len(raw), 8)]
+    packed = b"".join(words)
+    if len(packed) == 16 and packed[:12] == b"\0" * 10 + b"\xff\xff":
+        packed = packed[12:]
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    host = socket.inet_ntop(family, packed)
+    return join_address(host, int(port, 16))
+
+
+def join_address(host: str, port: int) -> str:
+    """host and port as one text; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

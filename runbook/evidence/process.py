@@ -1,0 +1,229 @@
+"""View X: the service, every process of it, its listener, clocks, and who is acting on this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional
+
+from ..common.clock import rfc3339
+from . import proc
+
+_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "MainPID", "ControlGroup")
+# Where root keeps the lock and the audit log of a host; readable by all, for they hold no secret.
+SYSTEM_STATE = Path("/var/lib/pool-runbook")
+MOST_PROCESSES = 500
+MOST_THREADS = 400
+
+
+def state_directory(named: Optional[str]) -> Path:
+    """Where this user keeps the lock and the audit log of this host."""
+    if named:
+        return Path(named)
+    return SYSTEM_STATE if os.geteuid() == 0 else Path("~/.local/state/pool-runbook").expanduser()
+
+
+def collect(
+    service: Optional[str], pid_file: Optional[str], port: Optional[int], state: Optional[str]
+) -> dict[str, Any]:
+    """The data of view ``process``. Reads only; what it may not read is None or ``readable: false``."""
+    booted = proc.boot_time()
+    unit = systemd_unit(service) if service else {}
+    listeners, listening = listeners_of(port)
+    found = service_pids(unit, pid_file, listeners)
+    processes = [p for p in (proc.describe(pid, booted) for pid in found[:MOST_PROCESSES]) if p]
+    suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    places = [state_directory(state)] if state else [SYSTEM_STATE, state_directory(None)]
+    return {
+        "service": _service(service, unit, pid_file, processes),
+        "port": port,
+        "listening": listening,
+        "processes": processes,
+        "threads": _threads(processes),
+        "clocks": {"suspended_seconds": round(max(suspended, 0.0), 3), "booted_at": rfc3339(booted)},
+        "lock": next(filter(None, map(lock_holder, places)), None),
+        "last_action": next(filter(None, map(last_action, places)), None),
+    }
+
+
+def systemd_unit(name: str) -> dict[str, str]:
+    """The properties of a unit that matter here; empty when systemd does not answer within 3 s."""
+    command = ["systemctl", "show", name, *(f"--property={p}" for p in (*_PROPERTIES, "EnvironmentFiles"))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    pairs = (line.partition("=") for line in done.stdout.splitlines())
+    return {key: value for key, _, value in pairs if key}
+
+
+def listeners_of(port: Optional[int]) -> tuple[list[int], Optional[bool]]:
+    """(pids that hold a listening socket on ``port``, whether anything listens at all).
+
+    The kernel's table tells anyone that somebody listens; who it is needs the right to read that
+    process, so the first may be empty while the second is true.
+    """
+    if port is None:
+        return [], None
+    inodes = {
+        inode
+        for inode, row in proc.tcp_table(os.getpid()).items()
+        if row["state"] == "LISTEN" and row["local"].endswith(f":{port}")
+    }
+    if not inodes:
+        return [], False
+    holders = [pid for pid in proc.pids() if inodes & set((proc.socket_fds(pid) or {}).values())]
+    return sorted(holders), True
+
+
+def service_pids(unit: dict[str, str], pid_file: Optional[str], listeners: Iterable[int]) -> list[int]:
+    """Every process of the service: its control group; else what descends from the pid file's process
+    and from the listeners."""
+    group = unit.get("ControlGroup", "")
+    if group and group != "/":
+        suffix = group.encode()
+        members = []
+        for pid in proc.pids():
+            lines = (proc.read(proc.PROC / str(pid) / "cgroup") or b"").splitlines()
+            paths = {line.split(b":", 2)[-1] for line in lines}
+            if any(path == suffix or path.startswith(suffix + b"/") for path in paths):
+                members.append(pid)
+        return sorted(members)
+    roots = {pid for pid in (*listeners, read_pid(pid_file)) if pid}
+    parents = {pid: info["ppid"] for pid in proc.pids() if (info := proc.stat(pid))}
+    return sorted(pid for pid in parents if _descends(pid, roots, parents))
+
+
+def _descends(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
+    for _ in range(64):  # no process tree is deeper; the bound guards against a table read while it changed
+        if pid in roots:
+            return True
+        pid = parents.get(pid, 0)
+        if pid <= 1:
+            return False
+    return False
+
+
+def read_pid(pid_file: Optional[str]) -> Optional[int]:
+    """The pid in a pid file, if that process lives."""
+    raw = proc.read(Path(pid_file), 64) if pid_file else None
+    text = (raw or b"").split()
+    if not text or not text[0].isdigit():
+        return None
+    pid = int(text[0])
+    info = proc.stat(pid)
+    return pid if info and info["state"] != "Z" else None
+
+
+def _service(
+    name: Optional[str], unit: dict[str, str], pid_file: Optional[str], processes: list[dict[str, Any]]
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "kind": "none",
+        "name": name,
+        "active": None,
+        "result": None,
+        "unit_file": None,
+        "main_pid": None,
+        "stopped_by_person": None,
+        "masked": None,
+        "why": "neither a service nor a pid file is named for this host",
+    }
+    if name:
+        described["kind"] = "systemd"
+        if not unit or unit.get("LoadState") in (None, "", "not-found"):
+            return {**described, "why": f"systemd does not know a unit {name}"}
+        active, result = unit.get("ActiveState", ""), unit.get("Result", "")
+        main = unit.get("MainPID", "0")
+        described.update(
+            active=active,
+            result=result,
+            unit_file=unit.get("UnitFileState") or None,
+            main_pid=int(main) if main.isdigit() and main != "0" else None,
+            masked=unit.get("LoadState") == "masked",
+            stopped_by_person=active == "inactive" and result == "success",
+            why=f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
+        )
+    elif pid_file:
+        exists = Path(pid_file).exists()
+        pid = read_pid(pid_file)
+        alive = pid is not None or bool(processes)
+        described.update(
+            kind="command",
+            name=pid_file,
+            main_pid=pid,
+            masked=False,
+            stopped_by_person=not alive and not exists,
+            why=(
+                f"{pid_file} names pid {pid}"
+                if pid
+                else f"{pid_file} is there and its process is gone: it died"
+                if exists
+                else f"{pid_file} is not there: an orderly stop removes it"
+            ),
+        )
+    return described
+
+
+def _threads(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the kernel has each thread: enough to tell waiting for work from stuck in the network."""
+    rows: list[dict[str, Any]] = []
+    for process in processes:
+        task = proc.PROC / str(process["pid"]) / "task"
+        try:
+            names = os.listdir(task)
+        except OSError:
+            continue
+        for tid in sorted(names, key=int)[: MOST_THREADS - len(rows)]:
+            info = proc.read(task / tid / "stat") or b") ?"
+            rows.append(
+                {
+                    "pid": process["pid"],
+                    "tid": int(tid),
+                    "state": info[info.rindex(b")") + 2 :][:1].decode("ascii", "replace"),
+                    "wchan": (proc.read(task / tid / "wchan") or b"").decode("ascii", "replace"),
+                    "syscall": (proc.read(task / tid / "syscall") or b"")
+                    .decode("ascii", "replace")
+                    .split(" ")[0]
+                    .strip(),
+                }
+            )
+    return rows
+
+
+def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
+    """Who is starting or restarting on this host right now; None when nobody is.
+
+    The lock file names its holder; it counts only while that process lives, so nobody has to clean up
+    after a run that was killed.
+    """
+    held = _json((proc.read(directory / "lock") or b"").decode("utf-8", "replace"))
+    if not held or not isinstance(held.get("pid"), int):
+        return None
+    info = proc.stat(held["pid"])
+    if info is None or info["start_ticks"] != held.get("start_ticks"):
+        return None
+    return {key: held.get(key) for key in ("who", "run_id", "since", "pid")}
+
+
+def last_action(directory: Path) -> Optional[dict[str, Any]]:
+    """The newest line of this host's audit log."""
+    try:
+        with (directory / "audit.log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    return _json(lines[-1]) if lines else None
+
+
+def _json(text: str) -> Optional[dict[str, Any]]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,180 @@
+"""The settings of the app: as they stand on disk, and as the running process has them.
+
+The file on disk decides what a restarted app would do, so a new connection is tried with it; the
+process's environment tells what it runs with now.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from . import proc
+
+_NAMES = {
+    "host": ("POSTGRES_HOST", "PGHOST", "DB_HOST", "DATABASE_HOST", "POSTGRES_SERVER"),
+    "port": ("POSTGRES_PORT", "PGPORT", "DB_PORT", "DATABASE_PORT"),
+    "name": ("POSTGRES_DATABASE", "POSTGRES_DB", "PGDATABASE", "DB_NAME", "DATABASE_NAME"),
+    "user": ("POSTGRES_USER", "PGUSER", "DB_USER", "DATABASE_USER"),
+    "password": ("POSTGRES_PASSWORD", "PGPASSWORD", "DB_PASSWORD", "DATABASE_PASSWORD"),
+    "sslmode": ("POSTGRES_SSLMODE", "PGSSLMODE", "DB_SSLMODE"),
+}
+_URLS = (
+    "DATABASE_URL",
+    "POSTGRES_DSN",
+    "POSTGRES_URL",
+    "SQLALCHEMY_DATABASE_URI",
+    "SQLALCHEMY_DATABASE_URL",
+    "DB_URL",
+)
+# Names whose value is a pool's or a connection's setting and never a secret.
+_TELLING = re.compile(
+    r"^(?:POSTGRES|PG|DB|DATABASE|SQLALCHEMY)_?(?:POOL|KEEPALIVES|TCP|MAX|MIN|CONNECT)\w*$|^WEB_CONCURRENCY$"
+)
+_SECRET = re.compile(r"passw|secret|token|key|credential|dsn|url|uri|cookie|salt", re.IGNORECASE)
+
+
+class Settings:
+    """What was found. ``database`` is host, port, name, user, sslmode and password, or None."""
+
+    def __init__(self, file: Optional[str], reason: str = "") -> None:
+        self.file = file
+        self.reason = reason
+        self.database: Optional[dict[str, Any]] = None
+        self.password: Optional[str] = None
+        self.secrets: list[str] = []
+        self.settings: dict[str, dict[str, str]] = {}
+        self.live: dict[str, dict[str, str]] = {}
+
+    def data(self) -> dict[str, Any]:
+        """The data of view ``config``; no secret is in it."""
+        database = dict(self.database, has_password=self.password is not None) if self.database else None
+        shared = self.settings.keys() & self.live.keys()
+        return {
+            "file": self.file,
+            "database": database,
+            "settings": self.settings,
+            "live": self.live,
+            "differs": sorted(n for n in shared if self.settings[n]["value"] != self.live[n]["value"]),
+        }
+
+
+def collect(
+    environment_file: Optional[str], unit: dict[str, str], processes: list[dict[str, Any]]
+) -> Settings:
+    """Find and read the app's settings. What could not be read is said in ``reason``."""
+    main = processes[0] if processes else None
+    environ = _environ(main["pid"]) if main else {}
+    file, entries, reason = None, {}, ""
+    for candidate in _candidates(environment_file, unit, main):
+        try:
+            entries = parse(Path(candidate).read_text(encoding="utf-8"), candidate)
+        except (OSError, UnicodeDecodeError) as error:
+            trouble = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            reason = reason or f"{candidate}: {trouble}"
+            continue
+        file = candidate
+        break
+    found = Settings(
+        file, "" if file else reason or "no environment file was found; name it in diagnose_environment_file"
+    )
+    values = {name: entry["value"] for name, entry in entries.items()} or environ
+    found.database, found.password = database_of(values)
+    for source in (values, environ):
+        found.secrets += [v for n, v in source.items() if _SECRET.search(n) and len(v) > 3]
+        password = database_of(source)[1]
+        found.secrets += [password] if password else []
+    found.settings = {n: e for n, e in entries.items() if _tells(n)}
+    where = f"environment of pid {main['pid']}" if main else ""
+    found.live = {n: {"value": v, "where": where} for n, v in environ.items() if _tells(n)}
+    return found
+
+
+def _tells(name: str) -> bool:
+    return bool(_TELLING.match(name)) and not _SECRET.search(name)
+
+
+def _candidates(named: Optional[str], unit: dict[str, str], main: Optional[dict[str, Any]]) -> Iterable[str]:
+    if named:
+        yield named
+        return
+    yield from re.findall(r"(/\S+) \(ignore_errors=\w+\)", unit.get("EnvironmentFiles", ""))
+    if main and main.get("directory"):
+        yield f"{main['directory']}/.env"
+
+
+def _environ(pid: int) -> dict[str, str]:
+    raw = proc.read(proc.PROC / str(pid) / "environ", 1 << 20) or b""
+    pairs = (item.decode("utf-8", "replace").partition("=") for item in raw.split(b"\0") if b"=" in item)
+    return {name: value for name, _, value in pairs}
+
+
+def parse(text: str, filename: str) -> dict[str, dict[str, str]]:
+    """An environment file as name → {value, where}; lines that are no assignment are passed over."""
+    entries: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, equals, value = line.strip().partition("=")
+        name = name.replace("export ", "", 1).strip()
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            continue
+        entries[name] = {"value": _unquote(value.strip()), "where": f"{filename}:{number}"}
+    return entries
+
+
+def _unquote(value: str) -> str:
+    if value[:1] not in ("'", '"'):
+        return value
+    try:
+        return "".join(shlex.split(value))
+    except ValueError:
+        return value
+
+
+def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optional[str]]:
+    """(database without its secret, password) of a set of environment variables; None where unsaid."""
+    parts: dict[str, str] = {}
+    for name in _URLS:
+        if values.get(name):
+            parts = _url(values[name])
+            if parts:
+                break
+    for key, names in _NAMES.items():
+        for name in names:
+            if values.get(name):
+                parts[key] = values[name]
+                break
+    if not parts.get("host") and not parts.get("name"):
+        return None, None
+    port = parts.get("port", "5432")
+    database = {
+        "host": parts.get("host", "127.0.0.1"),
+        "port": int(port) if port.isdigit() else 5432,
+        "name": parts.get("name") or parts.get("user", "postgres"),
+        "user": parts.get("user", "postgres"),
+        "sslmode": parts.get("sslmode", "prefer"),
+    }
+    return database, parts.get("password")
+
+
+def _url(text: str) -> dict[str, str]:
+    try:
+        url = urlsplit(text)
+        port = str(url.port or "")
+    except ValueError:
+        return {}
+    if not url.scheme.startswith("postgres"):
+        return {}
+    options = {key: values[-1] for key, values in parse_qs(url.query).items()}
+    found = {
+        "host": options.get("host") or unquote(url.hostname or ""),
+        "port": options.get("port") or port,
+        "name": unquote(url.path.lstrip("/")),
+        "user": unquote(url.username or ""),
+        "password": unquote(url.password or ""),
+        "sslmode": options.get("sslmode", ""),
+    }
+    return {key: value for key, value in found.items() if value}

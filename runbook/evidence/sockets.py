@@ -1,0 +1,186 @@
+"""View S: the service's sockets to PostgreSQL, and the server's last words that nobody has read yet.
+
+Before PostgreSQL ends a session it says why. On an idle connection that message waits in the receive
+queue of the client. It is read here on a *copy* of the socket (pidfd_getfd) with MSG_PEEK, so that the
+application keeps its descriptors, its queue and the answer to its next query.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import time
+from typing import Any, Optional
+
+from . import proc
+from .wire import parse_error_fields, read_messages
+
+_PIDFD_GETFD = 438  # the same number on every architecture
+_MOST_PEEKED = 2000
+_MOST_WORDS = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLOSED = 7  # TCP_CLOSE
+
+
+class Watch:
+    """Samples one service's sockets over the time of a diagnosis.
+
+    ``pids``: the service's processes. ``peers``: ``address:port`` of the database; when empty, the usual
+    ports of PostgreSQL and PgBouncer are taken for it.
+    """
+
+    def __init__(self, pids: list[int], peers: list[str]) -> None:
+        self.pids = pids
+        self.peers = peers
+        self.samples: list[dict[str, Any]] = []
+        self.unreadable: set[int] = set()
+        self.started = time.monotonic()
+
+    def sample(self, moment: str) -> list[dict[str, Any]]:
+        """One look; ``moment`` is before_login, during_login or after_login."""
+        rows: list[dict[str, Any]] = []
+        tables: dict[str, dict[int, dict[str, Any]]] = {}
+        for pid in self.pids:
+            fds = proc.socket_fds(pid)
+            if fds is None:
+                if proc.stat(pid):
+                    self.unreadable.add(pid)
+                continue
+            namespace = proc.link(proc.PROC / str(pid) / "ns" / "net") or str(pid)
+            if namespace not in tables:
+                tables[namespace] = proc.tcp_table(pid)
+            for fd, inode in sorted(fds.items()):
+                row = tables[namespace].get(inode)
+                if row and self._is_database(row):
+                    rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
+        self.samples.append(
+            {"moment": moment, "second": round(time.monotonic() - self.started, 3), "sockets": rows}
+        )
+        return rows
+
+    def _is_database(self, row: dict[str, Any]) -> bool:
+        if row["state"] == "LISTEN":
+            return False
+        if self.peers:
+            return row["peer"] in self.peers
+        return row["peer"].rpartition(":")[2] in ("5432", "6432")
+
+    def read(self) -> dict[str, Any]:
+        """What is unread on every socket of the first sample, and the options that are live on it."""
+        words: list[dict[str, Any]] = []
+        options: list[dict[str, Any]] = []
+        peek = {"state": "ok", "reason": ""}
+        rows = self.samples[0]["sockets"] if self.samples else []
+        for row in rows[:_MOST_PEEKED]:
+            try:
+                copy = duplicate(row["pid"], row["fd"])
+            except OSError as error:
+                peek = _denial(error)
+                if peek["state"] != "ok":
+                    break
+                continue
+            try:
+                here = {"pid": row["pid"], "fd": row["fd"]}
+                options.append({**here, **live_options(copy)})
+                if row["recv_q"] or row["state"] in ("CLOSE-WAIT", "CLOSE"):
+                    words.append({**here, "local": row["local"], "peer": row["peer"], **last_words(copy)})
+            finally:
+                copy.close()
+        return {"last_words": words, "options": options, "peek": peek}
+
+    def data(self, read: dict[str, Any]) -> dict[str, Any]:
+        """The data of view ``sockets``."""
+        holders: dict[int, set[int]] = {}
+        for sample in self.samples:
+            for row in sample["sockets"]:
+                holders.setdefault(row["inode"], set()).add(row["pid"])
+        return {
+            "peers": self.peers,
+            "samples": self.samples,
+            **read,
+            "shared": [{"inode": i, "pids": sorted(p)} for i, p in sorted(holders.items()) if len(p) > 1],
+            "unreadable_pids": sorted(self.unreadable),
+        }
+
+
+def suspicious(rows: list[dict[str, Any]]) -> bool:
+    """Is there a socket whose silence a second look, two seconds later, would explain?"""
+    return any(row["probes"] or row["retransmits"] or row["send_q"] for row in rows)
+
+
+def duplicate(pid: int, fd: int) -> socket.socket:
+    """A copy of another process's socket. Raises OSError: EPERM without the right to trace it."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        copy = _libc.syscall(_PIDFD_GETFD, pidfd, fd, 0)
+        if copy < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(pidfd)
+    return socket.socket(fileno=copy)
+
+
+def _denial(error: OSError) -> dict[str, str]:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return {
+            "state": "denied",
+            "reason": "copying a socket of another process needs root, or the same user where kernel.yama.ptrace_scope is 0",
+        }
+    if error.errno == errno.ENOSYS:
+        return {"state": "unsupported", "reason": "this kernel has no pidfd_getfd (Linux 5.6 brought it)"}
+    return {"state": "ok", "reason": ""}  # the process or its descriptor went away meanwhile
+
+
+def live_options(copy: socket.socket) -> dict[str, Any]:
+    """Keepalive and user timeout as the kernel has them, whatever a file says."""
+
+    def option(level: int, name: int) -> int:
+        return copy.getsockopt(level, name)
+
+    return {
+        "keepalive": bool(option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)),
+        "idle": option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        "interval": option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+        "count": option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+        "user_timeout_ms": option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+    }
+
+
+def last_words(copy: socket.socket) -> dict[str, Any]:
+    """What lies unread in the queue of a socket, without taking it."""
+    nothing: dict[str, Any] = {"kind": "fin", "sqlstate": None, "message": None, "bytes": 0}
+    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    if struct.unpack_from("B", info)[0] == _CLOSED:
+        # A pending ECONNRESET belongs to the application: even a peek would take it away, so no peek.
+        return {**nothing, "kind": "rst"}
+    try:
+        unread = copy.recv(_MOST_WORDS, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return {**nothing, "kind": "bytes"}
+    except ConnectionError:
+        return {**nothing, "kind": "rst"}
+    return interpret(unread)
+
+
+def interpret(unread: bytes) -> dict[str, Any]:
+    """Unread bytes as kind, sqlstate and message. Bytes that are no protocol (TLS) keep only their size."""
+    result: dict[str, Any] = {
+        "kind": "bytes" if unread else "fin",
+        "sqlstate": None,
+        "message": None,
+        "bytes": len(unread),
+    }
+    for kind, payload in read_messages(unread):
+        if kind == b"E":
+            fields: dict[str, Optional[str]] = dict(parse_error_fields(payload))
+            return {
+                **result,
+                "kind": "error",
+                "sqlstate": fields.get("sqlstate"),
+                "message": fields.get("message"),
+            }
+    return result

@@ -1,0 +1,99 @@
+"""The report of one host: the verdict, what was done about it, and whether the login works now. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ..verdict.facts import Facts, mapping, text, whole
+from ..verdict.judge import Verdict
+from ..verdict.steps import steps
+
+
+def login_of(facts: Facts, index: int) -> Optional[dict[str, Any]]:
+    """Round ``index`` of the login probe as the report has it (0 the first, -1 the last); None unread."""
+    if not facts.rounds or facts.login is None:
+        return None
+    return login_round(facts.rounds[index], text(facts.login.get("kind")))
+
+
+def login_round(one: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A round of view ``login`` as ``login_before`` and ``login_after`` have it."""
+    return {
+        "ok": one.get("ok") is True,
+        "kind": kind if kind in ("path", "full") else "path",
+        "attempts": whole(one.get("attempts")),
+        "failed": whole(one.get("failed")),
+        "by_status": {text(k): whole(v) for k, v in mapping(one.get("by_status")).items()},
+        "seconds": one.get("seconds") if isinstance(one.get("seconds"), (int, float)) else 0.0,
+        "detail": text(one.get("detail")),
+        "at": text(one.get("started_at")),
+    }
+
+
+def outcome(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]], cause: str) -> str:
+    """What the user's path says: healthy, restored, not_restored or unknown.
+
+    ``healthy`` needs a login that worked from the start *and* the verdict healthy or a cause that ended
+    no login; an open cause with a working login is ``unknown``: never green on a missing view.
+    """
+    if before is None or after is None:
+        return "unknown"
+    if not after["ok"]:
+        return "not_restored"
+    if not before["ok"]:
+        return "restored"
+    return "unknown" if cause == "unknown" else "healthy"
+
+
+def build(
+    host: dict[str, Any],
+    database: Optional[dict[str, Any]],
+    verdict: Verdict,
+    *,
+    actions: list[dict[str, Any]],
+    proof: Optional[dict[str, Any]],
+    evidence: list[dict[str, str]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The report document. ``proof``: the login after an action, as ``login_after``; None without one,
+    then the last round of the evidence is what holds."""
+    facts = Facts(host, database)
+    before = login_of(facts, 0)
+    after = proof if proof is not None else login_of(facts, -1)
+    return {
+        "schema": "runbook/report/1",
+        "run_id": host["run_id"],
+        "host": host["host"],
+        "started": host["collected_at"],
+        "seconds": round(seconds, 3),
+        "outcome": outcome(before, after, verdict.cause),
+        "login_before": before,
+        "login_after": after,
+        "cause": verdict.cause,
+        "title": verdict.title,
+        "confidence": verdict.confidence,
+        "restart_helps": verdict.restart_helps,
+        "action_wanted": verdict.action,
+        "holds_seconds": verdict.holds_seconds,
+        "contributing": verdict.contributing,
+        "why": [{"view": a.view, "text": a.text} for a in verdict.why],
+        "why_not": [{"cause": cause, "text": words} for cause, words in verdict.why_not],
+        "fits": [{"cause": cause, "text": words} for cause, words in verdict.fits],
+        "unread": [{"view": a.view, "text": a.text} for a in verdict.unread] + unread_views(host, database),
+        "steps": steps(facts, verdict),
+        "actions": actions,
+        "next": verdict.next,
+        "masked": whole(host.get("masked")) + whole(mapping(database).get("masked")),
+        "evidence": evidence,
+    }
+
+
+def unread_views(host: dict[str, Any], database: Optional[dict[str, Any]]) -> list[dict[str, str]]:
+    """Every view that was not read, and why, whether or not the verdict needed it."""
+    found = []
+    for document in (host, database):
+        for name, one in mapping(mapping(document).get("views")).items():
+            view = mapping(one)
+            if view.get("state") != "ok":
+                found.append({"view": text(name), "text": text(view.get("reason")) or "not read"})
+    return found

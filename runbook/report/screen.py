@@ -1,0 +1,140 @@
+"""The last screen: cause first, evidence next, next step last. Pure, plain text, at most 100 columns.
+
+Colour is added by the caller, on the state words alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..common.clock import rfc3339, seconds_of
+from .words import MARGIN, WIDTH, clock, columns, duration, login_line, section
+
+VIEWS = {
+    "new_connection": "connection",
+    "activity": "database",
+    "server": "database",
+    "connection": "database",
+    "locks": "database",
+    "limits": "database",
+}
+MOST_NOT, MOST_UNREAD, MOST_FITS = 4, 5, 6
+_LABELS = {1: "monitor", 2: "pool", 3: "PostgreSQL", 4: "leaks", 5: "interval", 6: "debug log"}
+
+
+def state(report: dict[str, Any]) -> str:
+    """The state words of a report: what holds now, and whether anybody touched the host."""
+    acted = [a for a in report["actions"] if a["result"] in ("done", "failed") and a["action"] != "none"]
+    if report["outcome"] == "healthy":
+        return "HEALTHY"
+    if report["outcome"] == "restored":
+        if not acted:
+            return "RESTORED BY ITSELF"
+        return "RESTORED, NOT FIXED" if report["holds_seconds"] is not None else "RESTORED"
+    word = "UNKNOWN" if report["outcome"] == "unknown" else "NOT RESTORED"
+    return word if acted else f"{word}, NOT TOUCHED"
+
+
+def screen(report: dict[str, Any], saved: str = "") -> str:
+    """The screen of one host. ``saved``: the directory of the run, shown at the end."""
+    sure = "" if report["confidence"] != "likely" else " (likely)"
+    head = f"{report['host']}   {state(report)}   {report['cause']}{sure}: {report['title']}"
+    out = [head[:WIDTH] if len(head) <= WIDTH else head[: WIDTH - 1] + "…", ""]
+    out += section("login", [login_line(report["login_before"], report["login_after"])])
+    out += section("done", _done(report))
+    out += section("holds", _holds(report))
+    out += section("next", report["next"])
+    if report["contributing"]:
+        out += section("also", [", ".join(report["contributing"])])
+    if report["why"]:
+        out += ["", *_table("why", [(VIEWS.get(w["view"], w["view"]), w["text"]) for w in report["why"]])]
+    if report["fits"]:
+        out += [
+            "",
+            *_table("fits", [(f["cause"], f"undecided: {f['text']}") for f in report["fits"][:MOST_FITS]]),
+        ]
+    if report["why_not"] and report["cause"] not in ("healthy", "unknown"):
+        out += _table("not", [(n["cause"], n["text"]) for n in report["why_not"][:MOST_NOT]])
+    if report["unread"] and report["confidence"] != "decided":
+        out += _table(
+            "unread", [(VIEWS.get(u["view"], u["view"]), u["text"]) for u in report["unread"][:MOST_UNREAD]]
+        )
+    out += ["", *section("steps", _steps(report))]
+    if saved:
+        files = f"{saved}/{report['host']}/ticket.md  {saved}/hosts/{report['host']}.json"
+        out += section("saved", [files, f"{duration(report['seconds'])}, {report['masked']} values masked"])
+    return "\n".join(out) + "\n"
+
+
+def _table(label: str, rows: list[tuple[str, str]]) -> list[str]:
+    lines = columns(rows)
+    return [(f"  {label:<8}" if index == 0 else " " * MARGIN) + line for index, line in enumerate(lines)]
+
+
+def _done(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for action in report["actions"]:
+        pids = " ".join(str(p["pid"]) for p in action["before"]) or "none"
+        fresh = " ".join(str(p["pid"]) for p in action["after"]) or "none"
+        verb = {"start": "started", "restart": "restarted"}.get(action["action"], action["action"])
+        if action["action"] == "none":
+            lines.append(f"nothing. {action['why']}")
+        elif action["result"] == "done":
+            lines.append(
+                f"{verb} once: pid {pids} -> {fresh}, {action['why']}, {duration(action['seconds'])}"
+            )
+        elif action["result"] == "failed":
+            lines.append(f"{action['action']} FAILED: {action['why']}")
+        elif action["result"] == "refused":
+            lines.append(f"nothing. A {action['action']} was refused: {action['why']}")
+        else:
+            lines.append(f"nothing. Would {action['action']}: {action['why']}")
+    return lines or ["nothing"]
+
+
+def _holds(report: dict[str, Any]) -> list[str]:
+    seconds, after = report["holds_seconds"], report["login_after"]
+    if seconds is None or report["outcome"] != "restored" or after is None:
+        return []
+    again = (seconds_of(after["at"]) or 0.0) + seconds
+    return [
+        f"about {duration(seconds)}: it was lost in the {duration(seconds)} since the process started, so expect it"
+        f" again near {clock(rfc3339(again))} UTC"
+    ]
+
+
+def _steps(report: dict[str, Any]) -> list[str]:
+    lines = []
+    skipped = [s for s in report["steps"] if s["status"] == "skipped"]
+    for step in report["steps"]:
+        if step in skipped and len(skipped) > 1:
+            continue
+        status = step["status"] if step["status"] in ("ok", "skipped") else step["status"].upper()
+        lines.append(f"{step['step']} {_LABELS[step['step']]} {status}: {step['summary']}")
+    if len(skipped) > 1:
+        names = " and ".join(f"{s['step']} {_LABELS[s['step']]}" for s in skipped)
+        lines.append(f"{names}: {skipped[0]['summary']}")
+    return lines
+
+
+def fleet_screen(fleet: dict[str, Any], reports: list[dict[str, Any]]) -> str:
+    """The screen over several hosts: one line for the whole, then who is how."""
+    total = len(fleet["hosts"])
+    groups: dict[str, list[str]] = {}
+    by_host = {report["host"]: report for report in reports}
+    for row in fleet["hosts"]:
+        key = state(by_host[row["host"]]) if row["host"] in by_host else "NOT REACHED"
+        groups.setdefault(key, []).append(row["host"])
+    counts = ", ".join(
+        f"{key} on {len(names)}" for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))
+    )
+    out = [f"{total} hosts   {counts}", ""]
+    for event in fleet["events"]:
+        words = f"{event['cause']} on {len(event['hosts'])} of {total}, {event['minute'][11:]} UTC"
+        out += section(
+            "event", [words + (": one event, not one for each host" if fleet["one_event"] else "")]
+        )
+    rows = [(key, " ".join(names)) for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))]
+    out += _table("hosts", rows)
+    out += section("", [f"database connections of this run: {fleet['database_connections']}"])
+    return "\n".join(out) + "\n"

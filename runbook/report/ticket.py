@@ -1,0 +1,43 @@
+"""``ticket.md``: what one pastes into the tracker. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .screen import VIEWS, state
+from .words import clock, duration, login_line
+
+
+def ticket(report: dict[str, Any]) -> str:
+    """The ticket of one host as Markdown."""
+    before, after = report["login_before"], report["login_after"]
+    span = f", {clock(before['at'])} to {clock(after['at'])} UTC" if before and after else ""
+    sick = before is None or not before["ok"]
+    what = "login failed" if sick else "login works"
+    rows = [
+        ("Cause", f"{report['cause']} ({report['confidence']}). {report['title']}"),
+        ("Login", login_line(before, after)),
+        ("Proof", "; ".join(f"{VIEWS.get(w['view'], w['view'])}: {w['text']}" for w in report["why"]) or "-"),
+        ("Not", "; ".join(f"{n['cause']}: {n['text']}" for n in report["why_not"][:3]) or "-"),
+        ("Done", "; ".join(_action(action) for action in report["actions"]) or "nothing"),
+    ]
+    if report["holds_seconds"] is not None and report["outcome"] == "restored":
+        rows.append(
+            ("Again", f"in about {duration(report['holds_seconds'])} at the rate seen, unless it is mended")
+        )
+    if report["unread"]:
+        rows.append(("Unread", "; ".join(f"{u['view']}: {u['text']}" for u in report["unread"][:4])))
+    lines = [f"## {report['host']}: {what}{span}, {state(report).lower()}", ""]
+    lines += [f"- **{name}**: {words}" for name, words in rows]
+    lines += ["", *(f"- [ ] {step}" for step in report["next"]), ""]
+    lines += [f"Evidence: {e['file']} sha256 {e['sha256']}" for e in report["evidence"]]
+    lines.append(
+        f"{report['masked']} values masked; run {report['run_id']}; judged again with: runbook explain EVIDENCE"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _action(action: dict[str, Any]) -> str:
+    if action["action"] == "none":
+        return f"nothing: {action['why']}"
+    return f"{action['action']} {action['result']}: {action['why']} ({duration(action['seconds'])})"

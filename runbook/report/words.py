@@ -1,0 +1,84 @@
+"""How figures are said to a person: durations, times, login results. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, Optional
+
+from ..common.clock import seconds_of
+
+WIDTH = 100
+MARGIN = 10  # two blanks, a label of up to six letters, two blanks
+
+
+def duration(seconds: float) -> str:
+    """``0.04 s``, ``25 s``, ``9 min 50 s``, ``9 h 12 min``, ``3 d 4 h``."""
+    if seconds < 10:
+        return f"{seconds:.2f}".rstrip("0").rstrip(".") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def clock(moment: str) -> str:
+    """The time of day of an RFC 3339 time, UTC."""
+    return moment[11:19] if seconds_of(moment) is not None else "?"
+
+
+def answers(login: dict[str, Any]) -> str:
+    """``500 in 0.01 s, 8 of 8``; ``200, 7 of 8; 500, 1 of 8``; ``no answer within 5 s, 8 of 8``."""
+    names = {"timeout": "no answer within 5 s", "refused": "connection refused", "reset": "connection reset"}
+    total = login["attempts"]
+    parts = sorted(login["by_status"].items(), key=lambda item: (-item[1], item[0]))
+    if len(parts) == 1 and parts[0][0].isdigit():
+        return f"{parts[0][0]} in {duration(login['seconds'])}, {parts[0][1]} of {total}"
+    return (
+        "; ".join(f"{names.get(status, status)}, {times} of {total}" for status, times in parts) or "nothing"
+    )
+
+
+def login_line(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]]) -> str:
+    """Before and after in one line; one of them where they are the same probe."""
+    if before is None:
+        return "not probed"
+    first = f"{clock(before['at'])}  {answers(before)}"
+    if after is None or after == before:
+        return first
+    path = "" if after["kind"] == "full" or not after["ok"] else " (the login path answers)"
+    return f"{first}   ->   {clock(after['at'])}  {answers(after)}{path}"
+
+
+def section(label: str, lines: list[str]) -> list[str]:
+    """Lines under a label, wrapped at WIDTH, the label only before the first."""
+    out: list[str] = []
+    for line in lines:
+        lead = len(line) - len(line.lstrip())
+        wrapped = textwrap.wrap(
+            line.strip(),
+            WIDTH - MARGIN - lead,
+            subsequent_indent="",
+            break_long_words=True,
+            break_on_hyphens=False,
+        )
+        for part in wrapped or [""]:
+            head = f"  {label:<8}" if not out else " " * MARGIN
+            out.append((head + " " * lead + part).rstrip())
+    return out
+
+
+def columns(rows: list[tuple[str, str]]) -> list[str]:
+    """(name, text) as aligned lines, each wrapped under its own text."""
+    if not rows:
+        return []
+    width = max(len(name) for name, _ in rows) + 2
+    out = []
+    for name, words in rows:
+        wrapped = textwrap.wrap(words, WIDTH - MARGIN - width, break_on_hyphens=False) or [""]
+        out.append(f"{name:<{width}}{wrapped[0]}")
+        out += [" " * width + part for part in wrapped[1:]]
+    return out

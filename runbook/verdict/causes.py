@@ -1,0 +1,476 @@
+"""The table of causes: from it come the verdict, why, why not, what was not read, and the documentation.
+
+The order is the rank: the first cause whose conditions all hold is the cause; whatever holds below it is
+contributing. A cause is a title, its conditions (all must hold), what a restart would do in this case,
+and the next step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from . import conditions as c
+from .facts import Facts, rows, text, whole
+
+# Guarded: a pid may have been given to another session since the evidence was read.
+_END_SESSION = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{start}'"
+)
+# What a restart would do in this case: True it helps, False it does not, None it is open.
+Restart = Callable[[Facts], Optional[bool]]
+
+
+def helps(_: Facts) -> Optional[bool]:
+    """A restart ends it, for a while or for good."""
+    return True
+
+
+def useless(_: Facts) -> Optional[bool]:
+    """A restarted app would meet the same."""
+    return False
+
+
+def if_login_still_fails(facts: Facts) -> Optional[bool]:
+    """Dead connections heal as they are tripped over; a restart helps only if that did not happen."""
+    return facts.login_fails
+
+
+def if_not_stopped_by_a_person(facts: Facts) -> Optional[bool]:
+    """Start what died; leave alone what somebody stopped or masked."""
+    if facts.service.get("masked") is True:
+        return False
+    stopped = facts.service.get("stopped_by_person")
+    return None if not isinstance(stopped, bool) else not stopped
+
+
+def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
+    """A restart helps only when a freshly resolved connection reaches a primary."""
+    recovery = facts.new_server.get("in_recovery")
+    return None if not isinstance(recovery, bool) else not recovery
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One row of the table. ``comes_back``: a restart only buys time. ``not_to_confuse``: causes that
+    people take it for; the screen says first why those are not it."""
+
+    id: str
+    title: str
+    conditions: tuple[c.Condition, ...]
+    restart: Restart
+    why_restart: str
+    next: Callable[[Facts], list[str]]
+    action: str = "restart"
+    comes_back: bool = False
+    not_to_confuse: tuple[str, ...] = ()
+
+
+def say(*steps: str) -> Callable[[Facts], list[str]]:
+    """A next step that is the same in every case; ``{target}`` is the app's database."""
+    return lambda facts: [step.format(target=facts.target) for step in steps]
+
+
+def _next_slots(facts: Facts) -> list[str]:
+    limits = facts.limits or {}
+    eaters = sorted(rows(limits.get("by_role")), key=lambda row: -whole(row.get("count")))[:3]
+    named = [
+        f"{whole(e.get('count'))} by {text(e.get('role')) or '?'}@{text(e.get('application_name')) or '?'}"
+        f" from {text(e.get('client_address')) or 'a local socket'}"
+        for e in eaters
+    ]
+    first = f"the server says: {text(facts.new_error.get('message'))}"
+    return [first, *([f"who has the slots: {', '.join(named)}; ask their owners"] if named else [])]
+
+
+def _next_lock(facts: Facts) -> list[str]:
+    root = c.root_of_lock(facts)
+    if not root:
+        return ["find the session at the root with pg_blocking_pids() and ask its owner"]
+    pid, start = whole(root.get("pid")), text(root.get("backend_start"))
+    return [
+        f"the root is pid {pid}, {text(root.get('role'))} ({text(root.get('application_name'))},"
+        f" {text(root.get('client_address')) or 'local'}), {text(root.get('state'))}: {text(root.get('query'))[:80]}",
+        "ask its owner first; to end it (its open transaction is rolled back): "
+        + _END_SESSION.format(pid=pid, start=start),
+    ]
+
+
+def _next_leak_site(facts: Facts) -> list[str]:
+    findings = rows((facts.source or {}).get("findings"))
+    named = [
+        f"{text(f.get('file'))}:{whole(f.get('line'))} ({text(f.get('rule'))}: {text(f.get('path'))})"
+        for f in findings
+    ]
+    wrapper = [n for n, f in zip(named, findings) if f.get("rule") == "R9"]
+    if wrapper:
+        return [f"mend {wrapper[0]}; a restart does not repair that line"]
+    if named:
+        return [f"mend {named[0]}; a restart does not repair that line"]
+    return ["find where a connection is closed or dropped and not given back: runbook leaks PATH"]
+
+
+def _next_started(facts: Facts) -> list[str]:
+    if facts.service.get("stopped_by_person") is True or facts.service.get("masked") is True:
+        return [f"somebody stopped it ({text(facts.service.get('why'))}); ask who and why before starting it"]
+    return [f"find out why it ended: {text(facts.service.get('why'))}; its log is in the evidence"]
+
+
+def _next_authentication(facts: Facts) -> list[str]:
+    file = text((facts.config or {}).get("file"))
+    where = f" in {file}" if file else ""
+    return [
+        f"mend the role, secret, database or pg_hba.conf: {text(facts.new_error.get('text'))}",
+        f"they are set{where}",
+    ]
+
+
+def _next_login_broken(facts: Facts) -> list[str]:
+    samples = (facts.log or {}).get("samples")
+    known = samples if isinstance(samples, dict) else {}
+    if facts.logged_now("other_dependency"):
+        return [f"another dependency, not PostgreSQL: {text(known.get('other_dependency'))[:160]}"]
+    line = text(known.get("login_error")) or text(known.get("exception"))
+    return [f"read the app's log: {line[:160]}" if line else "read the app's log: the error is the app's own"]
+
+
+_TOO_LATE = "the connections are dead and the pool does not replace them"
+_HEALS = "a pool that validates what it hands out heals by itself"
+_BUYS_TIME = "a restart frees everything, and it comes back"
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "postgres_unreachable",
+        "PostgreSQL's host does not answer from here",
+        (c.no_answer_to_a_new_connection,),
+        useless,
+        "a restarted app would meet the same silence",
+        say("check name, route and firewall between this host and {target}"),
+        not_to_confuse=("postgres_down", "slot_leak"),
+    ),
+    Cause(
+        "postgres_down",
+        "PostgreSQL does not run: its host refuses connections",
+        (c.new_connection_refused,),
+        useless,
+        "a restarted app would be refused as well",
+        say("start PostgreSQL on {target}, or find out why it stopped: its own log says it"),
+        not_to_confuse=("postgres_unreachable", "slot_leak"),
+    ),
+    Cause(
+        "pgbouncer_queue",
+        "PgBouncer's clients queue: its server connections are all busy",
+        (c.new_connection_hangs_in_query,),
+        useless,
+        "a restarted app would queue again",
+        say(
+            "SHOW POOLS on PgBouncer: cl_waiting, maxwait; raise default_pool_size, or end what holds its servers"
+        ),
+    ),
+    Cause(
+        "proxy_hang",
+        "something between the app and PostgreSQL accepts and does not deliver",
+        (c.any_of(c.new_connection_silent, c.flows_hang), c.database_answers_elsewhere),
+        helps,
+        "it helps once the proxy is mended",
+        say("mend the proxy between this host and {target} first; then run this again"),
+    ),
+    Cause(
+        "postgres_not_answering",
+        "PostgreSQL accepts connections and does not serve them",
+        (c.new_connection_silent,),
+        useless,
+        "a restarted app would wait as well",
+        say("look at the server {target}: starting, recovering, stopped or out of CPU or disk"),
+        not_to_confuse=("postgres_down",),
+    ),
+    Cause(
+        "connection_slots_full",
+        "PostgreSQL has no free connection slot for the app",
+        (c.no_slot_for_a_new_connection,),
+        useless,
+        "a restarted app would compete for the same slots",
+        _next_slots,
+        not_to_confuse=("slot_leak", "pool_too_small"),
+    ),
+    Cause(
+        "authentication_failed",
+        "PostgreSQL does not accept the app's credentials",
+        (c.new_connection_not_allowed,),
+        useless,
+        "a restart would end the last connections that still work",
+        _next_authentication,
+    ),
+    Cause(
+        "app_down",
+        "the app does not run",
+        (c.nothing_listens,),
+        if_not_stopped_by_a_person,
+        "it is started if it died, not if somebody stopped it",
+        _next_started,
+        action="start",
+        not_to_confuse=("postgres_down",),
+    ),
+    Cause(
+        "app_resources",
+        "the app ran out of descriptors, memory or local ports",
+        (c.out_of_resources, c.new_connection_works),
+        helps,
+        _BUYS_TIME,
+        say("find what grows (descriptors, memory) in the app; raise LimitNOFILE if it is only too low"),
+        comes_back=True,
+    ),
+    Cause(
+        "wrong_node",
+        "the app writes to a standby",
+        (c.server_in_recovery, c.app_writes_and_fails),
+        if_a_primary_is_reached,
+        "it helps only if a fresh connection reaches the primary",
+        say("point the app at the primary (target_session_attrs=read-write), or promote {target}"),
+    ),
+    Cause(
+        "postgres_read_only",
+        "PostgreSQL is read only",
+        (c.any_of(c.server_read_only, c.app_writes_and_fails), c.login_failed_or_fails),
+        useless,
+        "a restarted app could not write either",
+        say("find where default_transaction_read_only is set on {target}, for the role or the database"),
+    ),
+    Cause(
+        "lock_contention",
+        "sessions of the app wait behind one lock",
+        (c.many_wait_for_one_lock,),
+        useless,
+        "the same requests would queue behind the lock again",
+        _next_lock,
+        not_to_confuse=("slow_queries", "pool_too_small"),
+    ),
+    Cause(
+        "fork_shared",
+        "processes share a connection that was opened before they were forked",
+        (c.socket_shared_and_used,),
+        helps,
+        _BUYS_TIME,
+        say("open the pool after the fork (a post-fork hook), or do without preload"),
+        comes_back=True,
+    ),
+    Cause(
+        "nested_checkout",
+        "requests wait for a second connection while they hold one",
+        (c.pool_is_exhausted, c.waiters_already_hold_one),
+        helps,
+        _BUYS_TIME,
+        say("let a request use one connection; the sites are in the evidence"),
+        comes_back=True,
+    ),
+    Cause(
+        "slow_queries",
+        "the connections are busy with slow statements",
+        (c.login_still_fails, c.slow_statements),
+        useless,
+        "the same statements would be slow again",
+        say("look at the oldest active statements in the evidence: plan, indexes, statement_timeout"),
+    ),
+    Cause(
+        "held_while_waiting",
+        "requests hold connections while they wait for something else",
+        (c.pool_is_exhausted, c.holders_outside_the_database),
+        useless,
+        "the same requests would hold them again",
+        say("give the connection back before the outside call; the sites are in the evidence"),
+    ),
+    Cause(
+        "black_hole",
+        "packets to PostgreSQL vanish on established connections",
+        (c.peer_is_silent, c.new_connection_works),
+        helps,
+        "threads stuck in recv come free only with the process",
+        say(
+            "find what dropped the state of these flows (firewall, NAT); set tcp_user_timeout and keepalives"
+        ),
+    ),
+    Cause(
+        "app_blocked",
+        "the app accepts and does not answer: its loop or all its threads are stuck",
+        (c.login_hangs, c.threads_stuck),
+        helps,
+        "a stuck loop comes free only with the process",
+        say("the stacks in the evidence show where it is stuck"),
+    ),
+    Cause(
+        "slot_leak",
+        "the pool's slots are lost: used, and no connection behind them",
+        (
+            c.login_still_fails,
+            c.pool_is_exhausted,
+            c.slots_without_connection,
+            c.no_backend_of_the_app,
+            c.new_connection_works,
+        ),
+        helps,
+        _BUYS_TIME,
+        _next_leak_site,
+        comes_back=True,
+        not_to_confuse=("connection_leak", "lock_contention", "postgres_down", "pool_too_small"),
+    ),
+    Cause(
+        "connection_leak",
+        "connections are held for requests that are over",
+        (c.pool_is_exhausted, c.holders_are_done),
+        helps,
+        _BUYS_TIME,
+        _next_leak_site,
+        comes_back=True,
+        not_to_confuse=("slot_leak", "pool_too_small"),
+    ),
+    Cause(
+        "postgres_restarted",
+        "PostgreSQL was restarted under the app's connections",
+        (
+            c.server_started_after_the_app,
+            c.any_of(
+                c.last_words("57P01", "ended by an administrator or a restart"), c.login_failed_or_fails
+            ),
+        ),
+        if_login_still_fails,
+        _TOO_LATE,
+        say(f"{_HEALS}; find out who restarted {{target}}"),
+        not_to_confuse=("sessions_terminated", "postgres_crash_recovery"),
+    ),
+    Cause(
+        "postgres_crash_recovery",
+        "a crash of another backend made PostgreSQL end every session",
+        (c.last_words("57P02", "a crash of another server process"),),
+        if_login_still_fails,
+        _TOO_LATE,
+        say("find the crash in the log of {target}"),
+        not_to_confuse=("postgres_restarted",),
+    ),
+    Cause(
+        "idle_session_timeout",
+        "PostgreSQL ends the app's idle sessions (idle_session_timeout)",
+        (c.last_words("57P05", "idle_session_timeout"),),
+        if_login_still_fails,
+        _TOO_LATE,
+        say("set idle_session_timeout to 0 for the app's role, or the pool's lifetime below it"),
+        not_to_confuse=("sessions_terminated", "idle_cut"),
+    ),
+    Cause(
+        "idle_in_transaction_timeout",
+        "PostgreSQL ends sessions that idle in a transaction",
+        (c.last_words("25P03", "idle_in_transaction_session_timeout"),),
+        if_login_still_fails,
+        _TOO_LATE,
+        say("end the transaction before doing something else; autocommit for reads"),
+    ),
+    Cause(
+        "transaction_timeout",
+        "PostgreSQL ends transactions that take too long",
+        (c.last_words("25P04", "transaction_timeout"),),
+        if_login_still_fails,
+        _TOO_LATE,
+        say("make the transaction shorter, or transaction_timeout longer for the app's role"),
+    ),
+    Cause(
+        "sessions_terminated",
+        "somebody terminated the app's sessions",
+        (c.last_words("57P01", "ended by an administrator"), c.server_not_restarted),
+        if_login_still_fails,
+        _TOO_LATE,
+        say(f"find the job that calls pg_terminate_backend() on {{target}} and stop it; {_HEALS}"),
+        not_to_confuse=("postgres_restarted", "idle_session_timeout", "idle_cut"),
+    ),
+    Cause(
+        "idle_cut",
+        "something in between cut idle connections",
+        (c.cut_without_a_word,),
+        if_login_still_fails,
+        _TOO_LATE,
+        say(
+            "set keepalives_idle below the cut (AWS NLB 350 s, Azure 4 min, Google VPC 10 min, firewalls 30 to 60 min)"
+        ),
+        not_to_confuse=("sessions_terminated",),
+    ),
+    Cause(
+        "host_suspended",
+        "this machine was suspended and its connections died meanwhile",
+        (c.clock_stood_still, c.dead_connections_held),
+        if_login_still_fails,
+        _TOO_LATE,
+        say("a suspended machine is no server; look at the hypervisor's log"),
+    ),
+    Cause(
+        "stale_configuration",
+        "the running process has other settings than its file",
+        (c.live_settings_differ,),
+        useless,
+        "it is cured host by host by a rollout, not in the incident",
+        say("roll the configuration out; the differing settings are in the evidence"),
+    ),
+    Cause(
+        "monitor_dead",
+        "the pool's monitor is dead",
+        (c.monitor_is_silent,),
+        useless,
+        "it is cured host by host, not in the incident",
+        say("restart the app host by host when it is quiet"),
+    ),
+    Cause(
+        "pool_too_small",
+        "more requests want a connection than the pool may have",
+        (c.login_failed_or_fails, c.pool_is_exhausted, c.nobody_holds_long),
+        useless,
+        "the same demand would meet the same pool",
+        say("raise POSTGRES_POOL_MAX_CONNECTIONS within the server's headroom, or shed load"),
+        not_to_confuse=("slot_leak", "connection_leak"),
+    ),
+    Cause(
+        "app_saturated",
+        "every worker is busy, and not with the database",
+        (c.login_still_fails, c.workers_busy),
+        useless,
+        "the same load would meet the same workers",
+        say("add workers, or find what keeps them busy"),
+    ),
+    Cause(
+        "login_broken",
+        "the login fails for a reason of its own, not the pool's",
+        (c.login_fails_at_once, c.another_exception, c.new_connection_works),
+        useless,
+        "the same code would fail again",
+        _next_login_broken,
+    ),
+    Cause(
+        "client_suspended",
+        "browsers were suspended; the requests never arrived",
+        (c.login_works, c.browser_was_suspended),
+        useless,
+        "nothing is wrong here",
+        say("ask the user to reload the page"),
+    ),
+    Cause(
+        "metric_artefact",
+        "the app's own number is wrong: it counts slots that were never opened",
+        (c.login_works, c.own_number_is_wrong),
+        useless,
+        "nothing is wrong but the number",
+        say("count used, not maximum minus idle"),
+    ),
+    Cause(
+        "healthy",
+        "the login works, and nothing is wrong that was looked for",
+        (
+            c.login_works,
+            c.new_connection_works,
+            c.something_listens,
+            c.sockets_were_read,
+            c.database_was_read,
+            c.log_was_read,
+            c.pool_was_read,
+        ),
+        useless,
+        "nothing to restart for",
+        say("nothing"),
+    ),
+)
+IDS = tuple(cause.id for cause in CAUSES)

@@ -1,0 +1,721 @@
+"""The named conditions of which causes are made: each true, false or unread, with its reason in words.
+
+A condition asks the facts one question. It answers false as soon as *any* view disproves it, true only
+when what decides was read, and unread otherwise; so a missing view can hide a cause, never invent one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Optional
+
+from .facts import MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+
+
+class Answer(NamedTuple):
+    """The value of a condition (None: unread), in words, and the view that says so or is missing."""
+
+    value: Optional[bool]
+    text: str
+    view: str
+
+
+Condition = Callable[[Facts], Answer]
+
+
+def yes(view: str, words: str) -> Answer:
+    """The condition holds."""
+    return Answer(True, words, view)
+
+
+def no(view: str, words: str) -> Answer:
+    """The condition does not hold."""
+    return Answer(False, words, view)
+
+
+def unread(facts: Facts, view: str, question: str) -> Answer:
+    """The condition is open: ``question`` is what the view would have answered."""
+    reason = facts.reason(view)
+    return Answer(None, f"{question} ({reason})" if reason else question, view)
+
+
+def any_of(*conditions: Condition) -> Condition:
+    """True if one is, false if all are, unread otherwise: Kleene's or."""
+
+    def either(facts: Facts) -> Answer:
+        answers = [condition(facts) for condition in conditions]
+        for value in (True, None):
+            for answer in answers:
+                if answer.value is value:
+                    return answer
+        return answers[0]
+
+    either.__name__ = "_or_".join(condition.__name__ for condition in conditions)
+    either.__doc__ = ", or: ".join((condition.__doc__ or "").strip() for condition in conditions)
+    return either
+
+
+def count(number_of: int, noun: str) -> str:
+    """``1 socket``, ``20 sockets``."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+# U: the user's path
+
+
+def login_still_fails(facts: Facts) -> Answer:
+    """U: the login fails, also after as many probes as there were connections to trip over."""
+    if facts.login_fails is None:
+        if facts.login and facts.login.get("misconfigured"):
+            return Answer(
+                None, f"the probe is misconfigured: {text(facts.login.get('misconfigured'))}", "login"
+            )
+        return unread(facts, "login", "whether the login fails")
+    words = f"login answers {statuses(facts)}"
+    return yes("login", words) if facts.login_fails else no("login", words)
+
+
+def login_hangs(facts: Facts) -> Answer:
+    """U: not one login was answered in time."""
+    if facts.login_fails is None:
+        return unread(facts, "login", "whether the login hangs")
+    answers = facts.login_statuses
+    if set(answers) == {"timeout"}:
+        return yes("login", f"no answer to {count(sum(answers.values()), 'login')} within 5 s")
+    return no("login", f"the app answers: {statuses(facts)}")
+
+
+def login_works(facts: Facts) -> Answer:
+    """U: every login works, in every round."""
+    if facts.login_failed is None or facts.login_fails is None:
+        return unread(facts, "login", "whether the login works")
+    if facts.login_failed or facts.login_fails:
+        return no("login", f"login answered {statuses(facts)}")
+    return yes("login", f"login answers {statuses(facts)}")
+
+
+def login_failed_or_fails(facts: Facts) -> Answer:
+    """U: the login failed in this run, whether or not it healed meanwhile."""
+    if facts.login_failed is None:
+        return unread(facts, "login", "whether the login failed")
+    first = mapping(facts.rounds[0])
+    words = f"{whole(first.get('failed'))} of {count(whole(first.get('attempts')), 'login')} failed at first"
+    return yes("login", words) if facts.login_failed else no("login", "no login failed")
+
+
+def login_fails_at_once(facts: Facts) -> Answer:
+    """U: the app answers with an error of its own, without waiting for anything."""
+    if facts.login_fails is None:
+        return unread(facts, "login", "how fast the login fails")
+    if not facts.login_fails:
+        return no("login", "the login works")
+    seconds = number(facts.rounds[-1].get("seconds")) or 0.0
+    errors = [status for status in facts.login_statuses if status.isdigit() and int(status) >= 500]
+    if errors and seconds < 2.0:
+        return yes("login", f"login answers {statuses(facts)} within {seconds:.1f} s")
+    return no("login", f"login ends with {statuses(facts)} after {seconds:.1f} s")
+
+
+def statuses(facts: Facts) -> str:
+    """``500, 8 of 8`` or ``200: 7, 500: 1``."""
+    answers = facts.login_statuses
+    if len(answers) == 1:
+        ((status, times),) = answers.items()
+        return f"{status}, {times} of {times}"
+    return ", ".join(f"{status}: {times}" for status, times in sorted(answers.items())) or "nothing"
+
+
+# N: a new connection
+
+
+def _new(facts: Facts, question: str) -> Optional[Answer]:
+    if facts.new is None or (facts.new.get("ok") is not True and not facts.new_error):
+        return unread(facts, "new_connection", question)
+    if facts.new.get("ok") is True:
+        if facts.new_ok is None:
+            return no("new_connection", f"{facts.target} answers a new connection and asks for credentials")
+        return no(
+            "new_connection", f"a new connection to {facts.target} took {facts.new_seconds * 1000:.0f} ms"
+        )
+    return None
+
+
+def _failed(facts: Facts, holds: bool) -> Answer:
+    words = f"a new connection to {facts.target}: {text(facts.new_error.get('text')) or 'failed'}"
+    return (yes if holds else no)("new_connection", words[:300])
+
+
+def no_answer_to_a_new_connection(facts: Facts) -> Answer:
+    """N: no answer to SYN, no route, or the name does not resolve."""
+    answered = _new(facts, "whether the database's host answers")
+    if answered:
+        return answered
+    kind = facts.new_error.get("kind")
+    silent = kind == "timeout" and facts.new_phase in ("tcp", "resolve")
+    return _failed(facts, kind in ("unresolved", "unreachable") or silent)
+
+
+def new_connection_refused(facts: Facts) -> Answer:
+    """N: refused: the host answers, and nothing listens on the port."""
+    return _new(facts, "whether a new connection is refused") or _failed(
+        facts, facts.new_error.get("kind") == "refused"
+    )
+
+
+def new_connection_hangs_in_query(facts: Facts) -> Answer:
+    """N: the login at the server worked, and the first query waits: what a full PgBouncer does."""
+    return _new(facts, "whether a first query waits") or _failed(
+        facts, facts.new_error.get("kind") == "timeout" and facts.new_phase == "query"
+    )
+
+
+def new_connection_silent(facts: Facts) -> Answer:
+    """N: TCP is accepted, then silence; or 57P03: starting up, shutting down, recovering."""
+    answered = _new(facts, "whether the server answers after TCP was accepted")
+    if answered:
+        return answered
+    silent = facts.new_error.get("kind") == "timeout" and facts.new_phase in (
+        "tls",
+        "startup",
+        "auth",
+        "query",
+    )
+    return _failed(facts, silent or facts.new_error.get("sqlstate") == "57P03")
+
+
+def no_slot_for_a_new_connection(facts: Facts) -> Answer:
+    """N: 53300: no slot for the app's role; the message says whose limit it is."""
+    return _new(facts, "whether a slot is free") or _failed(facts, facts.new_error.get("sqlstate") == "53300")
+
+
+def new_connection_not_allowed(facts: Facts) -> Answer:
+    """N: the app's own role and secret are not accepted (28P01, 28000, 3D000, TLS refused)."""
+    answered = _new(facts, "whether the app's credentials are accepted")
+    if answered:
+        return answered
+    if facts.new and facts.new.get("kind") == "knock" and facts.new_error.get("sqlstate") != "28000":
+        return unread(
+            facts, "new_connection", "whether the app's credentials are accepted (no right to read them)"
+        )
+    refused = facts.new_error.get("sqlstate") in ("28P01", "28000", "3D000", "42501")
+    return _failed(facts, refused or facts.new_error.get("kind") in ("tls", "unsupported"))
+
+
+def new_connection_works(facts: Facts) -> Answer:
+    """N: a new connection works, with the settings on disk."""
+    if facts.new_ok is None:
+        return unread(facts, "new_connection", "whether a new connection works")
+    if facts.new_ok:
+        return yes(
+            "new_connection", f"a new connection to {facts.target} took {facts.new_seconds * 1000:.0f} ms"
+        )
+    return _failed(facts, False)
+
+
+def server_in_recovery(facts: Facts) -> Answer:
+    """N: pg_is_in_recovery() at the address that the app's settings name, and the app writes."""
+    value = facts.new_server.get("in_recovery")
+    if not isinstance(value, bool):
+        return unread(facts, "new_connection", "whether the server is a standby")
+    return (yes if value else no)(
+        "new_connection", f"{facts.target} is {'a standby' if value else 'a primary'}"
+    )
+
+
+def server_read_only(facts: Facts) -> Answer:
+    """N: new transactions are read only on a server that is not in recovery."""
+    value, recovery = facts.new_server.get("read_only"), facts.new_server.get("in_recovery")
+    if not isinstance(value, bool) or not isinstance(recovery, bool):
+        return unread(facts, "new_connection", "whether transactions are read only")
+    if value and not recovery:
+        return yes("new_connection", f"transactions on {facts.target} are read only by default")
+    return no(
+        "new_connection",
+        f"transactions on {facts.target} {'are read only: a standby' if value else 'may write'}",
+    )
+
+
+def app_writes_and_fails(facts: Facts) -> Answer:
+    """L: the app tried to write and was refused (25006)."""
+    lines = facts.logged("read_only")
+    if lines is None:
+        return unread(facts, "log", "whether a write was refused")
+    return (yes if lines else no)("log", f"{count(lines, 'write')} refused as read only in the log")
+
+
+# X: the process
+
+
+def nothing_listens(facts: Facts) -> Answer:
+    """X: no process, or nothing listens where the login is."""
+    if facts.listening is None:
+        return unread(facts, "process", "whether anything listens on the login's port")
+    port = whole((facts.process or {}).get("port"))
+    if facts.listening:
+        return no("process", f"port {port} is listened on")
+    return yes("process", f"nothing listens on port {port}; {text(facts.service.get('why'))}")
+
+
+def out_of_resources(facts: Facts) -> Answer:
+    """X, L: descriptors at the limit, EMFILE, out of memory or out of local ports."""
+    if facts.processes is None:
+        return unread(facts, "process", "whether descriptors ran out")
+    lines = facts.logged_now("file_descriptors", "out_of_memory", "no_local_port")
+    for process in facts.processes:
+        limit, used = number(process.get("fd_limit")), number(process.get("fds"))
+        if limit and used is not None and used >= limit - 2:
+            return yes(
+                "process", f"pid {whole(process.get('pid'))} has {used:.0f} of {limit:.0f} descriptors open"
+            )
+    if lines:
+        return yes(
+            "log", f"{count(lines, 'line')} about exhausted descriptors, memory or ports during the probe"
+        )
+    if facts.processes and any(number(process.get("fds")) is None for process in facts.processes):
+        return unread(facts, "process", "how many descriptors are open: no right to read it")
+    if lines is None and facts.login_fails is not False:
+        return unread(facts, "log", "whether the app ran out of descriptors, memory or ports")
+    most = max((whole(process.get("fds")) for process in facts.processes), default=0)
+    return no("process", f"at most {count(most, 'descriptor')} open in a process, below the limit")
+
+
+def clock_stood_still(facts: Facts) -> Answer:
+    """X: the machine was suspended since it booted (BOOTTIME minus MONOTONIC grew)."""
+    if facts.process is None:
+        return unread(facts, "process", "whether the machine was suspended")
+    seconds = number(mapping(facts.process.get("clocks")).get("suspended_seconds"))
+    if seconds is None:
+        return unread(facts, "process", "whether the machine was suspended")
+    return (yes if seconds > 1 else no)(
+        "process", f"this machine was suspended for {seconds:.0f} s since it booted"
+    )
+
+
+def threads_stuck(facts: Facts) -> Answer:
+    """P, X: the event loop is silent for more than 5 s, or every worker thread waits for the database."""
+    hangs = login_hangs(facts)
+    if hangs.value is False:
+        return no("login", hangs.text)
+    if facts.pool is not None:
+        ages = [number(mapping(status.get("loop")).get("heartbeat_age")) for status in facts.pool]
+        known = [age for age in ages if age is not None]
+        if known:
+            oldest = max(known)
+            return (yes if oldest > 5 else no)("pool", f"the event loop beat {oldest:.0f} s ago")
+    return Answer(None, "what the app's threads wait for (no stacks were read)", "process")
+
+
+def workers_busy(facts: Facts) -> Answer:
+    """P, X: the pool is idle, nobody waits for it, and every worker is busy elsewhere."""
+    if facts.login_fails is False:
+        return no("login", "the login works")
+    if facts.pool is not None and facts.pool_count("waiting"):
+        return no("pool", f"{facts.pool_count('waiting')} wait for a connection")
+    exhausted = facts.logged_now("pool_exhausted")
+    if exhausted:
+        return no("log", "logins fail for want of a connection, not of a worker")
+    if login_hangs(facts).value is False:
+        return no("login", f"the app answers: {statuses(facts)}")
+    return Answer(None, "whether every worker is busy (no stacks were read)", "process")
+
+
+# S: sockets
+
+
+def _held(facts: Facts, question: str) -> Optional[Answer]:
+    return unread(facts, "sockets", question) if facts.held is None else None
+
+
+def peer_is_silent(facts: Facts) -> Answer:
+    """S: the peer of a connection does not answer probes or data."""
+    missing = _held(facts, "whether the peer of a connection is silent")
+    if missing:
+        return missing
+    found = facts.silent or 0
+    return (yes if found else no)(
+        "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent"
+    )
+
+
+def flows_hang(facts: Facts) -> Answer:
+    """S, D: connections that the kernel finds healthy hang: something in between acknowledges for nobody."""
+    hangs = login_hangs(facts)
+    if hangs.value is False:
+        return no("login", hangs.text)
+    if facts.alive == 0:
+        return no("sockets", f"no open connection to {facts.target} that could hang")
+    return Answer(None, "whether an open connection hangs without the kernel noticing", "sockets")
+
+
+def database_answers_elsewhere(facts: Facts) -> Answer:
+    """D: the database answers from beyond whatever is in between."""
+    if facts.connection is None:
+        return unread(facts, "connection", "whether the database answers from beyond the proxy")
+    if facts.connection.get("ok") is True:
+        return yes("connection", "the database answers on its own host")
+    return no("connection", "the database does not answer there either")
+
+
+def _words(facts: Facts, question: str) -> Optional[Answer]:
+    if facts.held is not None and not [r for r in facts.held if r.get("state") != "ESTAB" or r.get("recv_q")]:
+        return no("sockets", f"no connection to {facts.target} was ended by the other side")
+    return unread(facts, "sockets", question) if facts.words is None else None
+
+
+def last_words(sqlstate: str, meaning: str) -> Condition:
+    """A condition: the server ended connections with this SQLSTATE, and the app still holds them."""
+
+    def said(facts: Facts) -> Answer:
+        missing = _words(facts, f"whether the server's last words are {sqlstate}, {meaning}")
+        if missing:
+            return missing
+        found = facts.words_with(sqlstate)
+        return (yes if found else no)(
+            "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
+        )
+
+    said.__name__ = f"last_words_{sqlstate}"
+    said.__doc__ = (
+        f"S: the server's last words on a connection that the app still holds are {sqlstate}, {meaning}."
+    )
+    return said
+
+
+def cut_without_a_word(facts: Facts) -> Answer:
+    """S: something ended idle connections without a word: a bare FIN, or a reset."""
+    missing = _words(facts, "whether something cut connections without a word")
+    if missing:
+        return missing
+    found = sum(1 for row in facts.words or [] if row.get("kind") in ("fin", "rst"))
+    return (yes if found else no)(
+        "sockets", f"{count(found, 'connection')} ended without a word (bare FIN or reset)"
+    )
+
+
+def dead_connections_held(facts: Facts) -> Answer:
+    """S: the app holds connections that the other side ended."""
+    missing = _held(facts, "whether the app holds connections that the other side ended")
+    if missing:
+        return missing
+    dead = sum(1 for row in facts.held or [] if row.get("state") != "ESTAB" or row.get("recv_q"))
+    return (yes if dead else no)("sockets", f"{count(dead, 'connection')} held that the other side ended")
+
+
+def socket_shared_and_used(facts: Facts) -> Answer:
+    """S, L: processes share a connection and use it (holding alone is harmless)."""
+    if facts.sockets is None:
+        return unread(facts, "sockets", "whether processes share a connection")
+    shared = rows(facts.sockets.get("shared"))
+    if not shared and facts.held is not None:
+        return no("sockets", "no connection is shared by processes")
+    if shared and facts.logged("protocol_error"):
+        return yes(
+            "log", f"{count(len(shared), 'connection')} shared by processes, and protocol errors in the log"
+        )
+    return Answer(None, "whether two processes used one connection", "sockets")
+
+
+def live_settings_differ(facts: Facts) -> Answer:
+    """S, X: what runs differs from the file on disk: a changed file under an unchanged process."""
+    if facts.config is None:
+        return unread(facts, "config", "whether the process runs with the settings on disk")
+    differs = facts.config.get("differs")
+    if isinstance(differs, list) and differs:
+        return yes(
+            "config", f"{', '.join(text(name) for name in differs[:5])}: the process runs with another value"
+        )
+    settings = mapping(facts.config.get("settings"))
+    wanted = {
+        option: text(mapping(settings.get(name)).get("value"))
+        for option, name in (
+            ("idle", "POSTGRES_KEEPALIVES_IDLE"),
+            ("interval", "POSTGRES_KEEPALIVES_INTERVAL"),
+            ("count", "POSTGRES_KEEPALIVES_COUNT"),
+            ("user_timeout_ms", "POSTGRES_TCP_USER_TIMEOUT"),
+        )
+        if mapping(settings.get(name)).get("value")
+    }
+    if wanted and facts.words is None:
+        return unread(facts, "sockets", "whether the keepalive that is live is the one on disk")
+    for row in rows((facts.sockets or {}).get("options")):
+        for option, value in wanted.items():
+            if str(row.get(option)) != value:
+                return yes(
+                    "sockets",
+                    f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk",
+                )
+    return no("config", "nothing that is set on disk differs from what runs")
+
+
+# D: the database
+
+
+def _backends(facts: Facts, question: str) -> Optional[Answer]:
+    if facts.held == [] and facts.pool is None:
+        return no("sockets", f"0 sockets from the app to {facts.target}")
+    return unread(facts, "activity", question) if facts.backends is None else None
+
+
+def many_wait_for_one_lock(facts: Facts) -> Answer:
+    """D: at least two of the app's sessions wait for a lock."""
+    if facts.waiting_for_lock is None:
+        return _backends(facts, "whether sessions wait for a lock") or unread(
+            facts, "locks", "whether sessions wait for a lock"
+        )
+    found = len(facts.waiting_for_lock)
+    return (yes if found >= 2 else no)("activity", f"{count(found, 'session')} of the app wait for a lock")
+
+
+def slow_statements(facts: Facts) -> Answer:
+    """D: statements of the app run for long without waiting for a lock."""
+    missing = _backends(facts, "whether statements are slow")
+    if missing:
+        return missing
+    slow = [
+        s
+        for s in facts.backends or []
+        if s.get("state") == "active"
+        and s.get("wait_event_type") != "Lock"
+        and (facts.server_age(s.get("query_start")) or 0) > 5
+    ]
+    return (yes if slow else no)(
+        "activity", f"{count(len(slow), 'statement')} of the app active for more than 5 s"
+    )
+
+
+def server_started_after_the_app(facts: Facts) -> Answer:
+    """D, N: the postmaster is younger than the app's processes."""
+    if facts.postmaster_start is None:
+        return unread(facts, "server", "when the server started")
+    if facts.started is None:
+        return unread(facts, "process", "when the app started")
+    younger = facts.postmaster_start > facts.started
+    age = facts.server_age(
+        (facts.server or {}).get("postmaster_start") or facts.new_server.get("postmaster_start")
+    )
+    since = f"{age:.0f} s ago, " if age is not None else ""
+    return (yes if younger else no)(
+        "server", f"the server started {since}{'after' if younger else 'before'} the app"
+    )
+
+
+def server_not_restarted(facts: Facts) -> Answer:
+    """D, N: the server has not been started since the app was."""
+    answer = server_started_after_the_app(facts)
+    return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
+# P: the pool, and what tells of it where there is no status socket
+
+
+def pool_is_exhausted(facts: Facts) -> Answer:
+    """P, L: every slot is used; without a status socket, the app says so while the probe runs."""
+    if facts.pool is not None:
+        used, most = facts.pool_count("used") or 0, facts.pool_count("maximum") or 0
+        return (yes if most and used >= most else no)("pool", f"{used} of {most} used")
+    if facts.login_fails is False:
+        return no("login", "the login works, so a connection was free")
+    lines = facts.logged_now("pool_exhausted")
+    if lines is None:
+        return unread(facts, "log", "whether the pool is exhausted")
+    return (yes if lines else no)("log", f"{count(lines, 'line')} about an exhausted pool during the probe")
+
+
+def slots_without_connection(facts: Facts) -> Answer:
+    """P, S: slots are used by entries that are closed, or by none: fewer sockets than used slots."""
+    if facts.pool is not None:
+        used, holders = facts.pool_count("used") or 0, len(facts.holders or [])
+        connecting = facts.pool_count("connecting") or 0
+        lost = used - holders - connecting
+        return (yes if lost > 0 else no)(
+            "pool", f"{used} used, {holders} held by someone, {connecting} connecting"
+        )
+    if facts.held is None:
+        return unread(facts, "sockets", "whether used slots have connections")
+    held = len(facts.held)
+    words = f"{count(held, 'socket')} from the app to {facts.target}"
+    if held == 0:
+        return yes("sockets", words)
+    if facts.maximum is None:
+        return unread(facts, "config", "the pool's maximum, to compare with the sockets")
+    if held < facts.maximum:
+        return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
+    return no("sockets", f"{words}: as many as the pool may have")
+
+
+def no_backend_of_the_app(facts: Facts) -> Answer:
+    """D: the server has no more sessions of the app than the app has sockets."""
+    if facts.backends is None:
+        return unread(facts, "activity", "how many sessions of the app the server has")
+    found = len(facts.backends)
+    limit = len(facts.held) if facts.held is not None else 0
+    return (yes if found <= limit else no)("activity", f"{count(found, 'session')} of the app on the server")
+
+
+def holders_are_done(facts: Facts) -> Answer:
+    """P: connections are held, long, for requests that are over, at the same site."""
+    if facts.holders is not None:
+        over = [h for h in facts.holders if h.get("request_over") is True and not h.get("long_lived")]
+        old = [h for h in over if (number(h.get("age")) or 0) > OLD_SECONDS]
+        site = most_common([text(h.get("site")) for h in old])
+        words = f"{count(len(old), 'connection')} held for requests that are over" + (
+            f", at {site}" if site else ""
+        )
+        return (yes if len(old) >= 2 else no)("pool", words)
+    if facts.login_fails is False:
+        return no("login", "the login works, so a connection was free")
+    if facts.alive is not None and facts.alive < 2:
+        return no("sockets", f"needs living holders; there are {count(facts.alive, 'open socket')}")
+    return Answer(None, f"who holds the connections ({facts.reason('pool')})", "pool")
+
+
+def waiters_already_hold_one(facts: Facts) -> Answer:
+    """P: each waiter's request already holds a connection."""
+    if facts.waiters is not None:
+        nested = [w for w in facts.waiters if whole(w.get("holds"))]
+        words = f"{len(nested)} of {count(len(facts.waiters), 'waiter')} already hold a connection"
+        return (yes if nested and len(nested) == len(facts.waiters) else no)("pool", words)
+    return _living_holders(facts, "whether those who wait already hold a connection")
+
+
+def holders_outside_the_database(facts: Facts) -> Answer:
+    """P: holders' requests are alive and do something else than a query."""
+    if facts.holders is not None and facts.backends is not None:
+        alive = [
+            h for h in facts.holders if h.get("request_over") is False and (number(h.get("age")) or 0) > 5
+        ]
+        active = sum(1 for s in facts.backends if s.get("state") == "active")
+        words = f"{count(len(alive), 'holder')} for more than 5 s, {count(active, 'active session')}"
+        return (yes if len(alive) >= 2 and not active else no)("pool", words)
+    return _living_holders(facts, "what the holders of connections do")
+
+
+def nobody_holds_long(facts: Facts) -> Answer:
+    """P: the pool is full of short holders: more demand than slots."""
+    if facts.holders is not None:
+        old = sum(1 for h in facts.holders if (number(h.get("age")) or 0) > 5 and not h.get("long_lived"))
+        return (yes if not old else no)("pool", f"{count(old, 'holder')} for more than 5 s")
+    return _living_holders(facts, "how long connections are held")
+
+
+def _living_holders(facts: Facts, question: str) -> Answer:
+    """Without P: nobody can hold a connection where there is none, and nobody lacks one where logins work."""
+    if facts.login_fails is False:
+        return no("login", "the login works, so a connection was free")
+    if facts.alive == 0:
+        return no("sockets", f"0 open sockets from the app to {facts.target}: nobody holds a connection")
+    if facts.logged_now("pool_exhausted") == 0 and login_hangs(facts).value is False:
+        return no("log", "no login failed for want of a connection")
+    return Answer(None, f"{question} ({facts.reason('pool')})", "pool")
+
+
+def monitor_is_silent(facts: Facts) -> Answer:
+    """P, L: the monitor's heartbeat, or its newest line, is older than two intervals."""
+    if facts.pool is not None:
+        dead = [s for s in facts.pool if mapping(s.get("monitor")).get("alive") is False]
+        return (yes if dead else no)(
+            "pool", f"{len(dead)} of {count(len(facts.pool), 'pool')} without a living monitor"
+        )
+    newest = text((facts.monitor or {}).get("newest"))
+    if not newest or facts.now is None:
+        return unread(
+            facts, "monitor", "whether the pool's monitor is alive: no heartbeat, no dated line of it"
+        )
+    age = facts.server_age(newest) or 0.0
+    return (yes if age > 2 * MONITOR_SECONDS else no)("log", f"the monitor's newest line is {age:.0f} s old")
+
+
+def own_number_is_wrong(facts: Facts) -> Answer:
+    """L, S: the app logs more connections in use than it has sockets."""
+    if facts.log is None:
+        return unread(facts, "log", "what the app says of its pool")
+    line = mapping(facts.log.get("pool_line"))
+    told = number(line.get("active"))
+    if told is None:
+        return no("log", "the app's log tells no number of its own")
+    if facts.held is None:
+        return unread(facts, "sockets", "whether the app's own number is true")
+    words = f"the app's log says {told:.0f} in use; it has {count(len(facts.held), 'socket')}"
+    return (yes if told > len(facts.held) else no)("log", words)
+
+
+# L: the log
+
+
+def another_exception(facts: Facts) -> Answer:
+    """L: what the log shows while the login fails is not about a connection to PostgreSQL."""
+    if facts.login_fails is False:
+        return no("login", "the login works")
+    if facts.logged_now() is None:
+        return unread(facts, "log", "what the app logs when the login fails")
+    about = facts.logged_now(
+        "pool_exhausted",
+        "server_closed",
+        "connection_refused",
+        "too_many_clients",
+        "authentication_failed",
+        "starting_up",
+    )
+    if about:
+        return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
+    other = facts.logged_now("exception", "login_error", "server_error", "other_dependency") or 0
+    return (yes if other else no)("log", f"{count(other, 'line')} about another error during the probe")
+
+
+def browser_was_suspended(facts: Facts) -> Answer:
+    """L: a browser reports that its own network was suspended."""
+    lines = facts.logged("client_suspended")
+    if lines is None:
+        return unread(facts, "log", "whether browsers report a suspended network")
+    return (yes if lines else no)("log", f"{count(lines, 'line')} about a browser's suspended network")
+
+
+def database_was_read(facts: Facts) -> Answer:
+    """D: the server's side was read."""
+    if facts.activity is None:
+        return unread(facts, "activity", "the server's side")
+    return yes("activity", f"the server has {count(len(facts.backends or []), 'session')} of the app")
+
+
+def sockets_were_read(facts: Facts) -> Answer:
+    """S: the app's sockets were read, with what is unread on them."""
+    if facts.held is None or (facts.held and facts.words is None):
+        return unread(facts, "sockets", "the state of the app's connections")
+    return yes("sockets", f"{count(len(facts.held), 'socket')} from the app to {facts.target}")
+
+
+def log_was_read(facts: Facts) -> Answer:
+    """L: the log was read."""
+    if facts.log is None:
+        return unread(facts, "log", "what the app logged")
+    return yes("log", "the log was read")
+
+
+def pool_was_read(facts: Facts) -> Answer:
+    """P: the pool was asked, where the app can answer."""
+    if facts.pool is not None:
+        return yes("pool", f"{facts.pool_count('used')} of {facts.pool_count('maximum')} used")
+    if facts.no_status_socket:
+        return yes("pool", "the app has no status socket to ask")
+    return unread(facts, "pool", "what the process says of its pool")
+
+
+def something_listens(facts: Facts) -> Answer:
+    """X: the app listens."""
+    answer = nothing_listens(facts)
+    return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
+def most_common(values: list[str]) -> str:
+    """The most frequent non-empty text; of equals the first in order; empty where there is none."""
+    present = sorted(value for value in values if value)
+    return max(dict.fromkeys(present), key=present.count) if present else ""
+
+
+def root_of_lock(facts: Facts) -> dict[str, Any]:
+    """The session at the root of a lock that the app waits for; empty where it is not known."""
+    roots = (facts.locks or {}).get("roots")
+    for pid in roots if isinstance(roots, list) else []:
+        found = facts.session(pid)
+        if found:
+            return found
+    return {}

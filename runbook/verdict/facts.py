@@ -1,0 +1,378 @@
+"""The evidence of one host and its database as facts, joined.
+
+The only reader of the documents: everything above it asks questions here. A document may be truncated,
+contradictory or hostile; what does not have the shape of its schema counts as unread, and nothing raises.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ..common.clock import seconds_of
+
+# How long something must last to count as old, in seconds. A request of a web app is over by then.
+OLD_SECONDS = 30.0
+# The guide's own monitor interval (step 5), in seconds.
+MONITOR_SECONDS = 300.0
+# The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
+OWN_NAME = "pool-runbook"
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """The objects of a JSON array."""
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def number(value: Any) -> Optional[float]:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) < 1e15 else None
+
+
+def whole(value: Any) -> int:
+    """A whole number of things, 0 where it is not one."""
+    found = number(value)
+    return int(found) if found is not None and found >= 0 else 0
+
+
+def text(value: Any) -> str:
+    """A text, empty where it is not one."""
+    return value if isinstance(value, str) else ""
+
+
+def truth(value: Any) -> Optional[bool]:
+    """True, False or None."""
+    return value if isinstance(value, bool) else None
+
+
+class Facts:
+    """Questions to the evidence. A view that was not read is None here; ``reason(view)`` says why."""
+
+    def __init__(self, host: Any, database: Any = None) -> None:
+        self.document = mapping(host)
+        self._views = mapping(self.document.get("views"))
+        self._database_views = mapping(mapping(database).get("views"))
+        self.now = seconds_of(self.document.get("collected_at"))
+        self.login = self._data("login")
+        self.new = self._data("new_connection")
+        self.sockets = self._data("sockets")
+        self.process = self._data("process")
+        self.log = self._data("log")
+        self.config = self._data("config")
+        self.source = self._data("source")
+        self.monitor = self._data("monitor")
+        self.pool = self._pool()
+        self.connection = self._data("connection", self._database_views)
+        self.server = self._data("server", self._database_views)
+        self.activity = self._data("activity", self._database_views)
+        self.locks = self._data("locks", self._database_views)
+        self.limits = self._data("limits", self._database_views)
+
+    def _data(self, name: str, views: Optional[dict[str, Any]] = None) -> Optional[dict[str, Any]]:
+        view = mapping((self._views if views is None else views).get(name))
+        data = view.get("data")
+        return data if view.get("state") == "ok" and isinstance(data, dict) else None
+
+    def reason(self, name: str) -> str:
+        """Why a view was not read, in words."""
+        for views in (self._views, self._database_views):
+            view = mapping(views.get(name))
+            if view:
+                return text(view.get("reason")) or (
+                    "not in the evidence" if view.get("state") != "ok" else ""
+                )
+        return (
+            "the database was not read"
+            if name in ("activity", "server", "locks", "limits")
+            else "not in the evidence"
+        )
+
+    def seconds(self, name: str) -> float:
+        """How long reading a view took."""
+        view = mapping(self._views.get(name)) or mapping(self._database_views.get(name))
+        return max(0.0, number(view.get("seconds")) or 0.0)
+
+    # U, the user's path
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The login rounds, none when the probe could not speak for the app."""
+        if self.login is None or self.login.get("misconfigured"):
+            return []
+        return [r for r in rows(self.login.get("rounds")) if isinstance(r.get("ok"), bool)]
+
+    @property
+    def login_failed(self) -> Optional[bool]:
+        """Did the first round fail?"""
+        return not self.rounds[0]["ok"] if self.rounds else None
+
+    @property
+    def login_fails(self) -> Optional[bool]:
+        """Does it still fail, after as many probes as there were connections to trip over?"""
+        return not self.rounds[-1]["ok"] if self.rounds else None
+
+    @property
+    def login_statuses(self) -> dict[str, int]:
+        """Answers of the last round by status."""
+        statuses = mapping(self.rounds[-1].get("by_status")) if self.rounds else {}
+        return {text(key): whole(value) for key, value in statuses.items() if whole(value)}
+
+    # N, a new connection
+
+    @property
+    def new_ok(self) -> Optional[bool]:
+        """Does a new connection work, with the app's own settings on disk?"""
+        if self.new is None:
+            return None
+        if self.new.get("ok") is True:
+            return True if self.new.get("kind") == "credentials" else None  # a knock proves no login
+        return False if self.new.get("ok") is False and self.new_error else None
+
+    @property
+    def new_error(self) -> dict[str, Any]:
+        """kind, text, sqlstate … of a failed new connection; empty otherwise."""
+        return mapping(self.new.get("error")) if self.new else {}
+
+    @property
+    def new_phase(self) -> str:
+        """The phase in which the new connection ended."""
+        return text(self.new.get("phase")) if self.new else ""
+
+    @property
+    def new_server(self) -> dict[str, Any]:
+        """What the server said of itself to the new connection."""
+        return mapping(self.new.get("server")) if self.new else {}
+
+    @property
+    def target(self) -> str:
+        """host:port of the app's database."""
+        source = self.new or mapping((self.config or {}).get("database"))
+        host = text(source.get("host"))
+        return f"{host}:{whole(source.get('port'))}" if host else "PostgreSQL"
+
+    @property
+    def new_seconds(self) -> float:
+        """Seconds that the new connection took in all."""
+        return sum(number(v) or 0.0 for v in mapping((self.new or {}).get("seconds_by_phase")).values())
+
+    # P, the pool
+
+    def _pool(self) -> Optional[list[dict[str, Any]]]:
+        """The status of every process that has a status socket; None when none was read.
+
+        One process that does not answer makes the view incomplete, so it is unread as a whole.
+        """
+        view = mapping(self._views.get("pool"))
+        found = rows(mapping(view.get("data")).get("processes"))
+        statuses = [mapping(row.get("status")) for row in found]
+        whole_view = bool(statuses) and all(mapping(s.get("count")) for s in statuses)
+        return statuses if view.get("state") == "ok" and whole_view else None
+
+    @property
+    def no_status_socket(self) -> bool:
+        """The app was asked and has no status socket, which is no error."""
+        data = mapping(mapping(self._views.get("pool")).get("data"))
+        return data.get("processes") == []
+
+    def pool_count(self, name: str) -> Optional[int]:
+        """A count of the pool (used, idle, maximum, waiting …), summed over the processes."""
+        if self.pool is None:
+            return None
+        return sum(whole(mapping(status.get("count")).get(name)) for status in self.pool)
+
+    @property
+    def holders(self) -> Optional[list[dict[str, Any]]]:
+        """Who holds a connection, over all processes; None without P."""
+        return None if self.pool is None else [h for s in self.pool for h in rows(s.get("holders"))]
+
+    @property
+    def waiters(self) -> Optional[list[dict[str, Any]]]:
+        """Who waits for a connection, over all processes; None without P."""
+        return None if self.pool is None else [w for s in self.pool for w in rows(s.get("waiters"))]
+
+    # S, sockets
+
+    def sample(self, moment: str) -> Optional[list[dict[str, Any]]]:
+        """The sockets at a moment; None when not read."""
+        if self.sockets is None:
+            return None
+        for one in rows(self.sockets.get("samples")):
+            if one.get("moment") == moment:
+                return rows(one.get("sockets"))
+        return None
+
+    @property
+    def held(self) -> Optional[list[dict[str, Any]]]:
+        """The app's sockets to PostgreSQL before anything was probed, each once; None when not read.
+
+        Incomplete where some process could not be read: then None, for a count would be too low.
+        """
+        found = self.sample("before_login")
+        if found is None or mapping(self.sockets).get("unreadable_pids"):
+            return None
+        return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
+
+    @property
+    def alive(self) -> Optional[int]:
+        """Sockets in state ESTAB before the probe; None when not read."""
+        return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")
+
+    @property
+    def words(self) -> Optional[list[dict[str, Any]]]:
+        """The server's last words on the app's sockets; None when they could not be read."""
+        if self.sockets is None or mapping(self.sockets.get("peek")).get("state") != "ok":
+            return None
+        return None if self.held is None else rows(self.sockets.get("last_words"))
+
+    def words_with(self, *sqlstates: str) -> int:
+        """How many sockets carry one of these SQLSTATEs."""
+        return sum(1 for row in self.words or [] if row.get("sqlstate") in sqlstates)
+
+    @property
+    def silent(self) -> Optional[int]:
+        """Sockets whose peer is silent; None when not read.
+
+        Unanswered probes ≥ 2, or retransmits ≥ 2 with Send-Q > 0, or probes ≥ 1 in two samples ≥ 2 s
+        apart.
+        """
+        if self.held is None or self.sockets is None:
+            return None
+        found: set[tuple[Any, Any]] = set()
+        probed: dict[tuple[Any, Any], float] = {}
+        for one in rows(self.sockets.get("samples")):
+            second = number(one.get("second")) or 0.0
+            for row in rows(one.get("sockets")):
+                key = (text(row.get("local")), text(row.get("peer")))
+                probes, lost = whole(row.get("probes")), whole(row.get("retransmits"))
+                if (
+                    probes >= 2
+                    or (lost >= 2 and whole(row.get("send_q")))
+                    or (probes and second - probed.setdefault(key, second) >= 2)
+                ):
+                    found.add(key)
+        return len(found)
+
+    # X, the process
+
+    @property
+    def processes(self) -> Optional[list[dict[str, Any]]]:
+        """Every process of the service; None when not read."""
+        return None if self.process is None else rows(self.process.get("processes"))
+
+    @property
+    def listening(self) -> Optional[bool]:
+        """Does anything listen on the login's port?"""
+        return None if self.process is None else truth(self.process.get("listening"))
+
+    @property
+    def service(self) -> dict[str, Any]:
+        """What is known of the service: kind, name, active, stopped_by_person, masked, why."""
+        return mapping((self.process or {}).get("service"))
+
+    @property
+    def started(self) -> Optional[float]:
+        """When the oldest process of the service started, seconds since the epoch."""
+        times = [seconds_of(p.get("started_at")) for p in self.processes or []]
+        known = [t for t in times if t is not None]
+        return min(known) if known else None
+
+    @property
+    def age(self) -> Optional[float]:
+        """Seconds since the oldest process of the service started."""
+        return None if self.started is None or self.now is None else max(0.0, self.now - self.started)
+
+    # L, the log
+
+    def logged(self, *names: str) -> Optional[int]:
+        """Lines of these kinds in the window; None when the log was not read."""
+        return None if self.log is None else sum(whole(mapping(self.log.get("counts")).get(n)) for n in names)
+
+    def logged_now(self, *names: str) -> Optional[int]:
+        """Lines of these kinds that the app wrote while the probe ran; None when not read.
+
+        Without a probe nothing was caused, so then it is None too.
+        """
+        if self.log is None or not self.rounds:
+            return None
+        return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
+
+    # D, the database
+
+    @property
+    def backends(self) -> Optional[list[dict[str, Any]]]:
+        """The app's sessions on this host, as the server sees them; None when they cannot be told apart.
+
+        Joined on (client address, client port) with the sockets where those are known; otherwise the
+        sessions of the app's role in the app's database, which may be those of other hosts too.
+        """
+        if self.activity is None:
+            return None
+        user, name = self.app_role
+        if not user:
+            return None
+        return [
+            s
+            for s in rows(self.activity.get("sessions"))
+            if s.get("backend_type") == "client backend"
+            and s.get("role") == user
+            and s.get("database") == name
+            and s.get("application_name") != OWN_NAME  # this diagnosis's own sessions
+        ]
+
+    @property
+    def app_role(self) -> tuple[str, str]:
+        """(role, database) of the app."""
+        source = mapping((self.config or {}).get("database"))
+        if source:
+            return text(source.get("user")), text(source.get("name"))
+        return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
+
+    @property
+    def maximum(self) -> Optional[int]:
+        """The pool's maximum for all processes: as the pool says, else as the settings on disk say."""
+        told = self.pool_count("maximum")
+        if told:
+            return told
+        settings = mapping((self.config or {}).get("settings"))
+        for name in ("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_SIZE", "POSTGRES_POOL_SIZE"):
+            value = text(mapping(settings.get(name)).get("value"))
+            if value.isdigit() and len(value) < 7:
+                return int(value) * max(1, len(self.processes or []))
+        return None
+
+    def server_age(self, moment: Any) -> Optional[float]:
+        """Seconds between a time that the server told and its own now."""
+        then, now = seconds_of(moment), self.server_now
+        return None if then is None or now is None else max(0.0, now - then)
+
+    @property
+    def server_now(self) -> Optional[float]:
+        """The server's clock when it was read; this host's where the server was not asked."""
+        return seconds_of((self.server or {}).get("now")) or self.now
+
+    @property
+    def postmaster_start(self) -> Optional[float]:
+        """When the server started."""
+        told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
+        return seconds_of(told)
+
+    @property
+    def waiting_for_lock(self) -> Optional[list[dict[str, Any]]]:
+        """The app's sessions that wait for a lock; None when not read."""
+        if self.locks is None or self.backends is None:
+            return None
+        own = {whole(s.get("pid")) for s in self.backends}
+        return [b for b in rows(self.locks.get("blocked")) if whole(b.get("pid")) in own]
+
+    def session(self, pid: Any) -> dict[str, Any]:
+        """The session of a backend pid; empty when it is not among those kept."""
+        for one in rows((self.activity or {}).get("sessions")):
+            if one.get("pid") == pid:
+                return one
+        return {}

@@ -1,0 +1,172 @@
+"""The judge: a pure function of the evidence of one host and its database.
+
+No I/O, no clock, no Ansible; the same evidence gives the same verdict, here and from a saved document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from .causes import CAUSES, Cause
+from .conditions import Answer, count, statuses
+from .facts import Facts
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One cause with the answers to its conditions, in order."""
+
+    cause: Cause
+    answers: tuple[Answer, ...]
+
+    @property
+    def value(self) -> Optional[bool]:
+        """All conditions: false if one is, else unread if one is, else true (Kleene's and)."""
+        values = [answer.value for answer in self.answers]
+        return False if False in values else None if None in values else True
+
+    @property
+    def disproof(self) -> str:
+        """The words of the first condition that is false."""
+        return next((answer.text for answer in self.answers if answer.value is False), "")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the evidence says.
+
+    ``restart_helps``: for this case; None while open. ``action``: start, restart, none or open.
+    ``fits``: causes that nothing disproves, when the cause is unknown. ``holds_seconds``: how long the
+    cure will last at the rate seen, None where it does not come back.
+    """
+
+    cause: str
+    title: str
+    confidence: str
+    restart_helps: Optional[bool]
+    action: str
+    why_action: str
+    contributing: list[str] = field(default_factory=list)
+    why: list[Answer] = field(default_factory=list)
+    why_not: list[tuple[str, str]] = field(default_factory=list)
+    fits: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[Answer] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+    holds_seconds: Optional[float] = None
+
+
+def judge(host: Any, database: Any = None) -> Verdict:
+    """The verdict over one host evidence document and, where there is one, its database's.
+
+    Any value is accepted: what does not have the shape of the schemas counts as unread.
+    """
+    facts = Facts(host, database)
+    judged = [Judged(cause, tuple(condition(facts) for condition in cause.conditions)) for cause in CAUSES]
+    found = next((one for one in judged if one.value is True), None)
+    above = judged[: judged.index(found)] if found else judged
+    open_above = [one for one in above if one.value is None]
+    if found and found.cause.id == "healthy" and any(_is_failure(one) for one in open_above):
+        found = None  # never green while a cause that ends logins is undecided
+    if not found:
+        return _unknown(facts, judged, open_above)
+    cause = found.cause
+    helps = cause.restart(facts)
+    return Verdict(
+        cause=cause.id,
+        title=_title(cause, facts),
+        confidence="likely" if open_above else "decided",
+        restart_helps=helps,
+        action=cause.action if helps else "open" if helps is None else "none",
+        why_action=cause.why_restart,
+        contributing=[
+            one.cause.id
+            for one in judged
+            if one.value is True and one is not found and one.cause.id != "healthy"
+        ],
+        why=list(dict.fromkeys(answer for answer in found.answers)),
+        why_not=_why_not(judged, cause),
+        unread=_unread(open_above),
+        next=cause.next(facts),
+        holds_seconds=_holds(cause, facts) if helps else None,
+    )
+
+
+def _is_failure(one: Judged) -> bool:
+    """Would this cause, if it held, mean that somebody cannot log in? Every one but the plainly cosmetic."""
+    return one.cause.id not in ("stale_configuration", "monitor_dead", "client_suspended", "metric_artefact")
+
+
+def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Verdict:
+    """Nothing is proven. The action may be decided all the same, if all causes that fit agree on it."""
+    fits = [one for one in still_open if one.cause.id != "healthy"]
+    helps = {one.cause.restart(facts) for one in fits}
+    actions = {one.cause.action for one in fits}
+    agreed = helps.pop() if len(helps) == 1 else None
+    if facts.login_fails is False:
+        agreed = False  # whatever it was: nobody is locked out now
+    if facts.login_fails is None and agreed:
+        agreed = None  # no restart without seeing that the login fails
+    action = actions.pop() if agreed and len(actions) == 1 else "none" if agreed is False else "open"
+    names = ", ".join(one.cause.id for one in fits[:6])
+    why_action = {
+        True: f"it helps in every cause that fits: {names}",
+        False: "the login works"
+        if facts.login_fails is False
+        else f"it helps in no cause that fits: {names}",
+        None: "the causes that fit do not agree on it" if fits else "no known cause fits what was read",
+    }[agreed if action != "open" else None]
+    return Verdict(
+        cause=UNKNOWN,
+        title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
+        if fits
+        else "no known cause fits",
+        confidence=UNKNOWN,
+        restart_helps=agreed if action != "open" else None,
+        action=action,
+        why_action=why_action,
+        why_not=_why_not(judged, None),
+        fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
+        unread=_unread(still_open),
+        next=["give this run the rights or names that the unread views need (below), and run it again"],
+    )
+
+
+def _why_not(judged: list[Judged], cause: Optional[Cause]) -> list[tuple[str, str]]:
+    """Why the other causes are not it; first those it is easily taken for, then in the table's order."""
+    first = cause.not_to_confuse if cause else ()
+    false = {one.cause.id: one.disproof for one in judged if one.value is False and one.cause.id != "healthy"}
+    order = [name for name in first if name in false] + [name for name in false if name not in first]
+    return [(name, false[name]) for name in order]
+
+
+def _unread(judged: list[Judged]) -> list[Answer]:
+    """What was not read, each once, with the causes that it would decide."""
+    wanted: dict[Answer, list[str]] = {}
+    for one in judged:
+        for answer in one.answers:
+            if answer.value is None:
+                wanted.setdefault(answer, []).append(one.cause.id)
+    return [
+        answer._replace(text=f"{answer.text}; it would decide {', '.join(dict.fromkeys(ids))}")
+        for answer, ids in wanted.items()
+    ]
+
+
+def _title(cause: Cause, facts: Facts) -> str:
+    if cause.id == "slot_leak" and facts.maximum:
+        return f"the pool lost its slots: maximum {facts.maximum}, and {count(len(facts.held or []), 'socket')} in truth"
+    if cause.id == "lock_contention":
+        return f"{count(len(facts.waiting_for_lock or []), 'session')} wait behind one lock"
+    if cause.id == "sessions_terminated":
+        return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
+    if cause.id == "healthy":
+        return f"login answers {statuses(facts)}"
+    return cause.title
+
+
+def _holds(cause: Cause, facts: Facts) -> Optional[float]:
+    """How long until it is back: what was lost, was lost since the process started."""
+    return round(facts.age, 1) if cause.comes_back and facts.age is not None else None

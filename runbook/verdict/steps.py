@@ -1,0 +1,131 @@
+"""The guide's six steps, in its order, each with a status and one line of what was found.
+
+The steps present; the judge decides. Status: ok, warn, fail, skipped (not needed, or not carried out in a
+diagnosis) or unknown (not read).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from .conditions import count, monitor_is_silent, pool_is_exhausted, slots_without_connection
+from .facts import Facts, number, rows, text, whole
+from .judge import Verdict
+
+Found = tuple[str, str]
+
+# Steps 5 and 6 change a running process, so they are no part of a diagnosis; this command is for them.
+OBSERVE = "ansible-playbook playbooks/observe.yml"
+
+
+def steps(facts: Facts, verdict: Verdict) -> list[dict[str, Any]]:
+    """All six as the report has them."""
+    table: list[tuple[str, str, Callable[[Facts, Verdict], Found]]] = [
+        ("is the monitor running", "monitor", monitor),
+        ("pool status of the running process", "pool", pool),
+        ("PostgreSQL's side", "activity", postgresql),
+        ("connection leaks in the source", "source", leaks),
+        ("monitoring frequency", "", frequency),
+        ("debug logging", "", debug_log),
+    ]
+    result = []
+    for index, (name, view, step) in enumerate(table, 1):
+        status, summary = step(facts, verdict)
+        seconds = facts.seconds(view) if view else 0.0
+        result.append({"step": index, "name": name, "status": status, "summary": summary, "seconds": seconds})
+    return result
+
+
+def monitor(facts: Facts, _: Verdict) -> Found:
+    """Step 1. A heartbeat proves it; a dated line makes it likely; a start-up line says nothing about now."""
+    answer = monitor_is_silent(facts)
+    if answer.value is not None:
+        return ("fail", answer.text) if answer.value else ("ok", answer.text)
+    if facts.monitor is None:
+        return "unknown", facts.reason("monitor")
+    started = facts.monitor.get("started")
+    lines = whole(facts.monitor.get("lines"))
+    seen = "its start-up line is in the log" if started else "no start-up line in the log that was read"
+    return (
+        "unknown",
+        f"{seen}, {count(lines, 'report')}; the app tells no heartbeat, so whether it lives is open",
+    )
+
+
+def pool(facts: Facts, _: Verdict) -> Found:
+    """Step 2. By the status socket; without one, by what the log and the sockets prove."""
+    exhausted = pool_is_exhausted(facts)
+    if facts.pool is not None:
+        used, most = facts.pool_count("used") or 0, facts.pool_count("maximum") or 0
+        counts = (
+            f"{used} of {most} used, {facts.pool_count('idle')} idle, {facts.pool_count('waiting')} waiting"
+        )
+        return ("fail" if exhausted.value else "warn" if most and used > 0.8 * most else "ok"), counts
+    if exhausted.value is None:
+        return "unknown", f"{facts.reason('pool')}; {exhausted.text}"
+    if exhausted.value:
+        lost = slots_without_connection(facts)
+        return "fail", f"the app says exhausted; {lost.text}"
+    held = facts.held
+    if held is None:
+        return "ok", exhausted.text
+    dead = sum(1 for row in held if row.get("state") != "ESTAB")
+    words = f"not exhausted; {count(len(held), 'socket')} to {facts.target}"
+    return ("warn", f"{words}, {dead} of them dead") if dead else ("ok", words)
+
+
+def postgresql(facts: Facts, _: Verdict) -> Found:
+    """Step 3. The server's own view, and a new connection with the app's credentials."""
+    if facts.new_ok is False:
+        return "fail", f"a new connection to {facts.target}: {text(facts.new_error.get('text'))}"[:200]
+    new = (
+        f"a new connection took {facts.new_seconds * 1000:.0f} ms"
+        if facts.new_ok
+        else facts.reason("new_connection")
+    )
+    if facts.backends is None:
+        return "unknown", f"{facts.reason('activity')}; {new}"
+    states: dict[str, int] = {}
+    for session in facts.backends:
+        name = text(session.get("state")) or "?"
+        states[name] = states.get(name, 0) + 1
+    told = ", ".join(f"{number_of} {name}" for name, number_of in sorted(states.items()))
+    waiting = len(facts.waiting_for_lock or [])
+    used, most = number((facts.limits or {}).get("used")), number((facts.limits or {}).get("max_connections"))
+    slots = f", {used:.0f} of {most:.0f} slots" if used is not None and most else ""
+    words = f"{count(len(facts.backends), 'session')} of the app{f' ({told})' if told else ''}{slots}; {new}"
+    if waiting:
+        return "fail", f"{waiting} wait for a lock; {words}"
+    full = used is not None and most and used >= 0.9 * most
+    return ("warn" if full else "ok"), words
+
+
+def leaks(facts: Facts, _: Verdict) -> Found:
+    """Step 4. A finding alone decides nothing; it names the line to mend."""
+    if facts.source is None:
+        return "unknown", facts.reason("source")
+    findings = rows(facts.source.get("findings"))
+    files = count(whole(facts.source.get("files")), "file")
+    partly = "" if facts.source.get("complete") is True else ", not all of them"
+    if not findings:
+        return "ok", f"no finding in {files}{partly}"
+    named = ", ".join(
+        f"{text(f.get('rule'))} {text(f.get('file'))}:{whole(f.get('line'))}" for f in findings[:3]
+    )
+    return "warn", f"{count(len(findings), 'finding')} in {files}{partly}: {named}"
+
+
+def _later(verdict: Verdict, what: str) -> Found:
+    if verdict.confidence == "decided":
+        return "skipped", "not needed, the cause is decided"
+    return "skipped", what
+
+
+def frequency(_: Facts, verdict: Verdict) -> Found:
+    """Step 5. Not in a diagnosis: it changes the running process."""
+    return _later(verdict, f"would show more: {OBSERVE}")
+
+
+def debug_log(_: Facts, verdict: Verdict) -> Found:
+    """Step 6. As step 5."""
+    return _later(verdict, f"would show more: {OBSERVE}")
