@@ -49,7 +49,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
     try:
         with Lock(state, request["who"], request["run_id"]):
             try:
-                _refuse_within_cooldown(state, request["cooldown"])
+                _refuse_within_cooldown(state, request)
                 _refuse_other_processes(request)
                 _refuse_bad_configuration(request, masker)
                 _run(request, masker)
@@ -112,17 +112,22 @@ class Lock:
             os.close(self._handle)
 
 
-def _refuse_within_cooldown(state: Path, cooldown: float) -> None:
-    last = process.last_action(state)
+def _refuse_within_cooldown(state: Path, request: dict[str, Any]) -> None:
+    last = process.last_action(state, _what(request))
     at = seconds_of((last or {}).get("at"))
-    if not last or at is None or last.get("result") == "refused":
+    if not last or at is None:
         return
     ago = time.time() - at
-    if 0 <= ago < cooldown:
+    if 0 <= ago < request["cooldown"]:
         raise Refused(
-            f"{last.get('action')} {ago:.0f} s ago by {last.get('who')} (run {last.get('run_id')}, {last.get('cause')});"
-            f" the cool-down is {cooldown:.0f} s (diagnose_cooldown)"
+            f"{last.get('action')} {ago:.0f} s ago by {last.get('who')} (run {last.get('run_id')},"
+            f" {last.get('cause')}); the cool-down is {request['cooldown']:.0f} s (diagnose_cooldown)"
         )
+
+
+def _what(request: dict[str, Any]) -> str:
+    """What is acted on: the unit, or the program that restarts the app."""
+    return str(request.get("service") or request["command"][0])
 
 
 def _refuse_other_processes(request: dict[str, Any]) -> None:
@@ -230,6 +235,7 @@ def _audit(state: Path, request: dict[str, Any], outcome: dict[str, Any]) -> Non
         "who": request["who"],
         "run_id": request["run_id"],
         "action": request["action"],
+        "what": _what(request),
         "cause": request["cause"],
         "result": outcome["result"],
         "why": outcome["why"],

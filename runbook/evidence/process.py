@@ -210,15 +210,16 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
     return {key: held.get(key) for key in ("who", "run_id", "since", "pid")}
 
 
-def last_action(directory: Path) -> Optional[dict[str, Any]]:
-    """The newest line of this host's audit log."""
+def last_action(directory: Path, what: Optional[str] = None) -> Optional[dict[str, Any]]:
+    """The newest line of this host's audit log, of those about ``what`` where that is given."""
     try:
         with (directory / "audit.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return None
-    return _json(lines[-1]) if lines else None
+    told = (line for line in map(_json, reversed(lines)) if line)
+    return next((line for line in told if what is None or line.get("what") == what), None)
 
 
 def _json(text: str) -> Optional[dict[str, Any]]:

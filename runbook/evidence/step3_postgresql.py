@@ -84,7 +84,7 @@ def read(query: Query, app_user: str, app_database: str, deadline: float) -> dic
             views[name] = _view("unknown", lost)
             continue
         began = time.monotonic()
-        asker.seconds = (deadline - began) / left
+        asker.until = began + (deadline - began) / left
         state, reason, data = "ok", "", None
         try:
             data = reader(asker)
@@ -104,14 +104,14 @@ class Unreadable(Exception):
 
 
 class Asker:
-    """Asks queries that end in time.
+    """Asks queries that end in time: at ``until``, a moment of ``time.monotonic()``.
 
     The queries are constants and get their parameters as settings of their transaction, ``runbook.…``:
     the app's role and database, and ``blocking``, the pids of sessions that block or are blocked.
     """
 
     def __init__(self, query: Query, user: str, database: str) -> None:
-        self.seconds = 0.0
+        self.until = 0.0
         self.user, self.database = user, database
         self.blocking: set[int] = set()
         self._query = query
@@ -128,7 +128,7 @@ class Asker:
         given = "".join(
             f"SET LOCAL runbook.{name} = {_literal(value)};" for name, value in parameters.items()
         )
-        return self._query(_QUIET + given + bounded(sql, self.seconds if limited else None))
+        return self._query(_QUIET + given + bounded(sql, self.until - time.monotonic() if limited else None))
 
 
 def _literal(text: str) -> str:

@@ -38,8 +38,9 @@ def state(report: dict[str, Any]) -> str:
 def screen(report: dict[str, Any], saved: str = "") -> str:
     """The screen of one host. ``saved``: the directory of the run, shown at the end."""
     sure = "" if report["confidence"] != "likely" else " (likely)"
-    head = f"{report['host']}   {state(report)}   {report['cause']}{sure}: {report['title']}"
-    out = [head[:WIDTH] if len(head) <= WIDTH else head[: WIDTH - 1] + "…", ""]
+    head, title = f"{report['host']}   {state(report)}   {report['cause']}{sure}:", report["title"]
+    out = [f"{head} {title}"] if len(head) + 1 + len(title) <= WIDTH else [head, *section("", [title])]
+    out.append("")
     out += section("login", [login_line(report["login_before"], report["login_after"])])
     out += section("done", _done(report))
     out += section("holds", _holds(report))
@@ -78,7 +79,7 @@ def _done(report: dict[str, Any]) -> list[str]:
         fresh = " ".join(str(p["pid"]) for p in action["after"]) or "none"
         verb = {"start": "started", "restart": "restarted"}.get(action["action"], action["action"])
         if action["action"] == "none":
-            lines.append(f"nothing. {action['why']}")
+            lines.append(f"nothing. {action['why'][:1].upper()}{action['why'][1:]}")
         elif action["result"] == "done":
             lines.append(
                 f"{verb} once: pid {pids} -> {fresh}, {action['why']}, {duration(action['seconds'])}"
@@ -104,17 +105,19 @@ def _holds(report: dict[str, Any]) -> list[str]:
 
 
 def _steps(report: dict[str, Any]) -> list[str]:
-    lines = []
-    skipped = [s for s in report["steps"] if s["status"] == "skipped"]
+    """Four short words and what comes of 5 and 6; the run has said each step in full."""
+    done, later = [], []
     for step in report["steps"]:
-        if step in skipped and len(skipped) > 1:
-            continue
-        status = step["status"] if step["status"] in ("ok", "skipped") else step["status"].upper()
-        lines.append(f"{step['step']} {_LABELS[step['step']]} {status}: {step['summary']}")
-    if len(skipped) > 1:
-        names = " and ".join(f"{s['step']} {_LABELS[s['step']]}" for s in skipped)
-        lines.append(f"{names}: {skipped[0]['summary']}")
-    return lines
+        status = {"unknown": "?"}.get(
+            step["status"], step["status"].upper() if step["status"] == "fail" else step["status"]
+        )
+        label = f"{step['step']} {_LABELS[step['step']]}"
+        if step["status"] == "skipped":
+            later.append(label)
+        else:
+            done.append(f"{label} {status}")
+    words = next((step["summary"] for step in report["steps"] if step["status"] == "skipped"), "")
+    return ["    ".join(done), *([f"{' and '.join(later)}: {words}"] if later else [])]
 
 
 def fleet_screen(fleet: dict[str, Any], reports: list[dict[str, Any]]) -> str:

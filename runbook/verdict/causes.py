@@ -66,6 +66,13 @@ class Cause:
     not_to_confuse: tuple[str, ...] = ()
 
 
+def why_of(cause: Cause, helps: Optional[bool]) -> str:
+    """Why a restart does what it does in this case, in words."""
+    if cause.restart is if_login_still_fails and helps is False:
+        return "the login works again: dead connections were replaced as requests tripped over them"
+    return cause.why_restart
+
+
 def say(*steps: str) -> Callable[[Facts], list[str]]:
     """A next step that is the same in every case; ``{target}`` is the app's database."""
     return lambda facts: [step.format(target=facts.target) for step in steps]
@@ -97,17 +104,15 @@ def _next_lock(facts: Facts) -> list[str]:
 
 
 def _next_leak_site(facts: Facts) -> list[str]:
-    findings = rows((facts.source or {}).get("findings"))
-    named = [
-        f"{text(f.get('file'))}:{whole(f.get('line'))} ({text(f.get('rule'))}: {text(f.get('path'))})"
-        for f in findings
+    # A connection dropped inside the wrapper (R9) loses a slot for every caller, so it comes first.
+    findings = sorted(facts.findings, key=lambda f: f.get("rule") != "R9")
+    if not findings:
+        return ["find where a connection is closed or dropped and not given back: runbook leaks PATH"]
+    first = findings[0]
+    return [
+        f"send ticket.md to the owner of {first['site']}: {text(first.get('fix'))};"
+        " a restart does not repair that line"
     ]
-    wrapper = [n for n, f in zip(named, findings) if f.get("rule") == "R9"]
-    if wrapper:
-        return [f"mend {wrapper[0]}; a restart does not repair that line"]
-    if named:
-        return [f"mend {named[0]}; a restart does not repair that line"]
-    return ["find where a connection is closed or dropped and not given back: runbook leaks PATH"]
 
 
 def _next_started(facts: Facts) -> list[str]:
@@ -469,7 +474,7 @@ CAUSES: tuple[Cause, ...] = (
             c.pool_was_read,
         ),
         useless,
-        "nothing to restart for",
+        "the login works",
         say("nothing"),
     ),
 )

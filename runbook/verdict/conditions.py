@@ -140,7 +140,7 @@ def _new(facts: Facts, question: str) -> Optional[Answer]:
 
 
 def _failed(facts: Facts, holds: bool) -> Answer:
-    words = f"a new connection to {facts.target}: {text(facts.new_error.get('text')) or 'failed'}"
+    words = f"a new connection: {text(facts.new_error.get('text')) or 'failed'}"
     return (yes if holds else no)("new_connection", words[:300])
 
 

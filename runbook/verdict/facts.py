@@ -370,6 +370,22 @@ class Facts:
         own = {whole(s.get("pid")) for s in self.backends}
         return [b for b in rows(self.locks.get("blocked")) if whole(b.get("pid")) in own]
 
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """The leak search's findings, each with ``site``: file:line below the directory that was searched."""
+        found = []
+        told = (self.source or {}).get("roots")
+        roots = [text(root) for root in told if text(root)] if isinstance(told, list) else []
+        for one in rows((self.source or {}).get("findings")):
+            name = text(one.get("file"))
+            for root in roots:
+                above = root.rstrip("/").rpartition("/")[0] + "/"
+                if name.startswith(above):
+                    name = name[len(above) :]
+                    break
+            found.append({**one, "site": f"{name}:{whole(one.get('line'))}"})
+        return found
+
     def session(self, pid: Any) -> dict[str, Any]:
         """The session of a backend pid; empty when it is not among those kept."""
         for one in rows((self.activity or {}).get("sessions")):

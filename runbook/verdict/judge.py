@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from .causes import CAUSES, Cause
+from .causes import CAUSES, Cause, why_of
 from .conditions import Answer, count, statuses
 from .facts import Facts
 
@@ -80,7 +80,7 @@ def judge(host: Any, database: Any = None) -> Verdict:
         confidence="likely" if open_above else "decided",
         restart_helps=helps,
         action=cause.action if helps else "open" if helps is None else "none",
-        why_action=cause.why_restart,
+        why_action=why_of(cause, helps),
         contributing=[
             one.cause.id
             for one in judged
@@ -157,7 +157,13 @@ def _unread(judged: list[Judged]) -> list[Answer]:
 
 def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "slot_leak" and facts.maximum:
-        return f"the pool lost its slots: maximum {facts.maximum}, and {count(len(facts.held or []), 'socket')} in truth"
+        lost = facts.maximum - len(facts.held or [])
+        left = (
+            f"; {facts.maximum - lost} still have a connection"
+            if facts.maximum > lost
+            else "; none is really in use"
+        )
+        return f"the pool lost {'all ' if not facts.held else ''}{count(lost, 'slot')}{left}"
     if cause.id == "lock_contention":
         return f"{count(len(facts.waiting_for_lock or []), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":

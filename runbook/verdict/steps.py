@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from .conditions import count, monitor_is_silent, pool_is_exhausted, slots_without_connection
-from .facts import Facts, number, rows, text, whole
+from .facts import Facts, number, text, whole
 from .judge import Verdict
 
 Found = tuple[str, str]
@@ -77,7 +77,7 @@ def pool(facts: Facts, _: Verdict) -> Found:
 def postgresql(facts: Facts, _: Verdict) -> Found:
     """Step 3. The server's own view, and a new connection with the app's credentials."""
     if facts.new_ok is False:
-        return "fail", f"a new connection to {facts.target}: {text(facts.new_error.get('text'))}"[:200]
+        return "fail", f"a new connection: {text(facts.new_error.get('text'))}"[:200]
     new = (
         f"a new connection took {facts.new_seconds * 1000:.0f} ms"
         if facts.new_ok
@@ -104,14 +104,12 @@ def leaks(facts: Facts, _: Verdict) -> Found:
     """Step 4. A finding alone decides nothing; it names the line to mend."""
     if facts.source is None:
         return "unknown", facts.reason("source")
-    findings = rows(facts.source.get("findings"))
+    findings = facts.findings
     files = count(whole(facts.source.get("files")), "file")
     partly = "" if facts.source.get("complete") is True else ", not all of them"
     if not findings:
         return "ok", f"no finding in {files}{partly}"
-    named = ", ".join(
-        f"{text(f.get('rule'))} {text(f.get('file'))}:{whole(f.get('line'))}" for f in findings[:3]
-    )
+    named = ", ".join(f"{text(f.get('rule'))} {f['site']}" for f in findings[:3])
     return "warn", f"{count(len(findings), 'finding')} in {files}{partly}: {named}"
 
 

@@ -1,0 +1,60 @@
+# What a person types. `make` alone lists it.
+PYTHON ?= python3
+FAULT ?= slot_leak
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet install --constraint constraints.txt
+# Nobody's environment may change what a test sees.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_NOCOWS := 1
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is older than 3.11; give another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no venv; on Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing what the demo needs into .venv (once)"
+	@$(PIP) --editable '.[controller,lab]'
+	@touch $@
+
+.venv/test: .venv/demo
+	@echo "installing what the tests need into .venv (once)"
+	@$(PIP) --editable '.[controller,lab,test,molecule]'
+	@touch $@
+
+demo: .venv/demo ## break an app and heal it (FAULT=slot_leak, postgres_down, app_down, sessions_terminated, healthy)
+	@$(BIN)/python scripts/demo $(FAULT)
+
+test: lint unit integration molecule ## everything; needs root or a container engine for real hosts
+
+test-fast: lint unit integration ## everything but the real hosts
+
+lint: .venv/test ## ruff, mypy, yamllint, ansible-lint (production)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/yamllint --strict .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline --strict
+
+unit: .venv/test ## pure tests
+	@$(BIN)/pytest -q tests/unit
+
+integration: .venv/test ## real PostgreSQL, real app, real faults
+	@$(BIN)/pytest -q tests/integration
+
+molecule: .venv/test ## real systemd hosts
+	@$(BIN)/python scripts/molecule
+
+clean: ## remove what was installed and made here
+	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help demo test test-fast lint unit integration molecule clean

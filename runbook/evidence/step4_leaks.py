@@ -1,0 +1,24 @@
+"""Step 4 of the guide: code that takes a connection and does not give it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ..leaks.search import search_paths
+
+
+def collect(roots: list[str], deadline_seconds: float, first: Iterable[str] = ()) -> dict[str, Any]:
+    """The ``data`` of view ``source`` in host-evidence.schema.json: ``{roots, files, complete, findings}``.
+
+    ``first`` names the files of live checkout sites; they are searched before the rest of ``roots``. The search
+    is complete only if it reached its end in ``deadline_seconds`` and could read every file it had to.
+    """
+    result = search_paths(roots, deadline=time.monotonic() + deadline_seconds, first=first)
+    return {
+        "roots": roots,
+        "files": result.files,
+        "complete": result.complete and not result.unread,
+        "findings": [finding.as_dict() for finding in result.findings],
+    }

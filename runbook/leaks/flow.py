@@ -1,0 +1,546 @@
+"""The walk: every way through one function, and what becomes of one connection on each.
+
+A small abstract interpreter over the syntax tree. Exceptions are ways too: each operation that can raise opens
+one. A connection that is still held where the function ends is a ``Loss``; ``rules`` gives it a name.
+
+It errs towards silence: where only a name could decide and nothing is known of it, the connection counts as in
+good hands.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Optional
+
+from .errors import covers, of_connection, of_others
+from .reading import CLOSING, Reader
+from .source import Source, Words
+from .state import (
+    ANY,
+    BREAK,
+    CLOSED,
+    CONN,
+    CONTINUE,
+    DB,
+    HELD,
+    NEXT,
+    RAISE,
+    RETURN,
+    SAFE,
+    Flow,
+    Loss,
+    Release,
+    State,
+    Step,
+    TooManyPaths,
+)
+from .syntax import Scope, arguments, callee, decorators, dotted, ordered, parameters, root
+from .vocabulary import Acquire, releases_by_name
+
+MAX_ROUNDS, BUDGET = 4, 20_000
+EXITS = {("sys", "exit"), ("os", "_exit"), ("", "exit"), ("", "quit")}
+MAKES = (ast.Call, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.Tuple)
+STORES = frozenset({"append", "appendleft", "add", "push", "insert", "setdefault", "put_nowait"})
+ITERATES = frozenset({"list", "tuple", "set", "dict", "next", "sorted", "execute_values", "execute_batch"})
+
+# Parts what arrives at the head of a loop: fills the second list with what leaves, returns what stays.
+Head = Callable[[list[State], list[State]], list[State]]
+
+
+class Walk:
+    """Follows the connection that ``site`` takes in ``scope``; without a site, the one in the parameters ``held``."""
+
+    def __init__(
+        self,
+        source: Source,
+        scope: Scope,
+        acquire: Acquire,
+        site: Optional[ast.Call] = None,
+        held: Iterable[str] = (),
+    ) -> None:
+        self.source, self.scope, self.acquire, self.site = source, scope, acquire, site
+        self.losses: list[Loss] = []
+        self.releases: set[Release] = set()
+        self.returned = False
+        """Handed to the caller on some way: this function is a wrapper."""
+        self.with_line = 0
+        """Line of a ``with`` over the connection that gives nothing back."""
+        self.escaping: set[str] = set()
+        """Kinds of the exceptions that leave the function."""
+        self._held = frozenset(held)
+        self._read = Reader(source, scope, acquire, site)
+        self._budget = BUDGET
+        self._within: list[tuple[str, int]] = []
+        self._cursors_ever: set[str] = set()
+        function = scope.function
+        # pytest resumes a fixture after its yield whatever became of the test.
+        self._yield_raises = not (function and "fixture" in decorators(function))
+        self._globals: set[str] = set()
+        self._targets: set[str] = set()
+        self._made: set[str] = set()
+        """Names of lists, objects and the like that this function makes."""
+        for node in self._read.nodes:
+            if isinstance(node, (ast.Global, ast.Nonlocal)):
+                self._globals.update(node.names)
+            targets, value = _assignment(node)
+            if value is not None and any(part is site for part in ordered(value)):
+                self._targets.update(dotted(target) for target in targets)
+            if isinstance(value, MAKES):
+                self._made.update(dotted(target) for target in targets)
+
+    def run(self) -> None:
+        function = self.scope.function
+        first = function.lineno if function else 1
+        entry = State(HELD, self._held, steps=(Step("entered", first),)) if self.site is None else State()
+        last = (self.scope.body[-1].end_lineno or first) if self.scope.body else first
+        for way, state in self._block(self.scope.body, [entry]).all():
+            if way == RAISE:
+                self.escaping.add(state.error or ANY)
+            # An error in the module's own statements ends the import or the script: nothing lives on to leak.
+            if state.live and (function or way != RAISE):
+                line = state.steps[-1].line if way != NEXT else last
+                self.losses.append(Loss(state, way, line))
+
+    @property
+    def elsewhere(self) -> Words:
+        return self.source.elsewhere(self.scope, self.acquire.close_releases)
+
+    # Statements: each reads the states before it and adds the states after it to the flow
+
+    def _block(self, statements: Sequence[ast.stmt], states: Iterable[State]) -> Flow:
+        done = Flow()
+        current = list(states)
+        for statement in statements:
+            if not current:
+                break
+            self._budget -= len(current)
+            if self._budget < 0:
+                raise TooManyPaths
+            flow = Flow()
+            # By name: `match` and `except*` have no class in the ast of Python 3.9.
+            getattr(self, "_do_" + type(statement).__name__, self._do_simple)(statement, current, flow)
+            current = flow.take(NEXT)
+            done.join(flow)
+        for state in current:
+            done.add(NEXT, state)
+        return done
+
+    def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
+        for before in states:
+            for value, start in self._alternatives(node, before, flow):
+                state = self._evaluate(value or node, start, flow)
+                if state is None:
+                    continue
+                for target in _assignment(node)[0]:
+                    if isinstance(target, ast.Attribute) and self._read.touches(target.value, state):
+                        self._fail(flow, state, DB, node.lineno, dead=True)
+                    state = self._bind(target, value, state)
+                if isinstance(node, ast.Delete):
+                    for target in node.targets:
+                        state = self._forget(dotted(target), None, state, node.lineno)
+                elif isinstance(node, ast.Assert):
+                    self._fail(flow, state, ANY, node.lineno)
+                flow.add(NEXT, self._settled(state, node.lineno))
+
+    def _alternatives(
+        self, node: ast.stmt, state: State, flow: Flow
+    ) -> Iterable[tuple[Optional[ast.expr], State]]:
+        """The values an assignment may take, each with what is known then: `given or pool.getconn()` has two."""
+        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)) else None
+        if isinstance(value, ast.IfExp):
+            test, choices = value.test, (value.body, value.orelse)
+        elif isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or) and len(value.values) == 2:
+            test, choices = value.values[0], (value.values[0], value.values[1])
+        else:
+            return self._outcomes(node, value, state, flow)
+        if not any(part is self.site for part in ordered(value)):
+            return self._outcomes(node, value, state, flow)
+        tested = self._evaluate(test, state, flow)
+        if tested is None:
+            return []
+        return [
+            (choice, self._read.refine(test, outcome, tested))
+            for choice, outcome in zip(choices, (True, False))
+            if self._read.truth(test, tested) is not (not outcome)
+        ]
+
+    def _outcomes(
+        self, node: ast.stmt, value: Optional[ast.expr], state: State, flow: Flow
+    ) -> Iterable[tuple[Optional[ast.expr], State]]:
+        """`own = conn is None`: both outcomes, where a condition on the name decides about acquire or release."""
+        names = {dotted(target) for target in _assignment(node)[0]}
+        if not isinstance(value, (ast.Compare, ast.UnaryOp, ast.BoolOp)) or not names & self._read.keys:
+            return [(value, state)]
+        tested = self._evaluate(value, state, flow)
+        if tested is None:
+            return []
+        known = self._read.truth(value, tested)
+        return [
+            (ast.Constant(outcome), self._read.refine(value, outcome, tested))
+            for outcome in (True, False)
+            if known is not (not outcome)
+        ]
+
+    def _do_Return(self, node: ast.Return, states: list[State], flow: Flow) -> None:
+        for before in states:
+            state = self._evaluate(node.value, before, flow) if node.value else before
+            if state is None:
+                continue
+            if node.value and state.live and self._read.hands_out(node.value, state):
+                self.returned = True
+                state = state.safe()
+            flow.add(RETURN, self._settled(state.step("return", node.lineno), node.lineno))
+
+    def _do_Raise(self, node: ast.Raise, states: list[State], flow: Flow) -> None:
+        for state in states:
+            if node.exc is None:
+                flow.add(RAISE, state._replace(error=state.error or ANY))
+            else:
+                flow.add(RAISE, state._replace(error=ANY).step("raise", node.lineno))
+
+    def _do_Break(self, node: ast.Break, states: list[State], flow: Flow) -> None:
+        for state in states:
+            flow.add(BREAK, state.step("break", node.lineno))
+
+    def _do_Continue(self, node: ast.Continue, states: list[State], flow: Flow) -> None:
+        for state in states:
+            flow.add(CONTINUE, state.step("continue", node.lineno))
+
+    def _do_FunctionDef(self, node: ast.FunctionDef, states: list[State], flow: Flow) -> None:
+        for state in states:
+            flow.add(NEXT, self._settled(self._forget(node.name, None, state, node.lineno), node.lineno))
+
+    _do_AsyncFunctionDef = _do_ClassDef = _do_FunctionDef
+
+    def _do_If(self, node: ast.If, states: list[State], flow: Flow) -> None:
+        branches: dict[bool, list[State]] = {True: [], False: []}
+        for state in states:
+            self._branch(node.test, state, flow, branches)
+        flow.join(self._block(node.body, branches[True]))
+        flow.join(self._block(node.orelse, branches[False]))
+
+    def _branch(self, test: ast.expr, before: State, flow: Flow, branches: dict[bool, list[State]]) -> None:
+        state = self._evaluate(test, before, flow)
+        if state is None:
+            return
+        known = self._read.truth(test, state)
+        if known is None and any(dotted(part) in state.names for part in ordered(test)):
+            state = state._replace(dead=True)
+        for outcome, where in branches.items():
+            if known is not (not outcome):
+                way = state if known is not None else state.step(str(outcome).lower(), test.lineno)
+                where.append(self._read.refine(test, outcome, way))
+
+    def _do_Match(self, node: ast.Match, states: list[State], flow: Flow) -> None:
+        ready = [
+            state for before in states for state in [self._evaluate(node.subject, before, flow)] if state
+        ]
+        for case in node.cases:
+            flow.join(self._block(case.body, [state.step("true", case.pattern.lineno) for state in ready]))
+        wildcard = any(case.guard is None and ast.unparse(case.pattern) == "_" for case in node.cases)
+        for state in [] if wildcard else ready:
+            flow.add(NEXT, state)
+
+    def _do_While(self, node: ast.While, states: list[State], flow: Flow) -> None:
+        def head(arriving: list[State], leaving: list[State]) -> list[State]:
+            branches: dict[bool, list[State]] = {True: [], False: leaving}
+            for state in arriving:
+                self._branch(node.test, state, flow, branches)
+            return branches[True]
+
+        self._loop(node.body, node.orelse, states, flow, head)
+
+    def _do_For(self, node: ast.For, states: list[State], flow: Flow) -> None:
+        rounds = 0
+
+        def head(arriving: list[State], leaving: list[State]) -> list[State]:
+            nonlocal rounds
+            rounds += 1
+            staying = []
+            for state in arriving:
+                # A list that holds our connection has at least one round, and no second one for it.
+                ours = state.live and self._read.carries(node.iter, state)
+                if not ours and (self._read.touches(node.iter, state) or root(node.iter) in state.cursors):
+                    self._fail(flow, state, DB, node.lineno, dead=True)
+                if not ours or rounds > 1:
+                    leaving.append(state)
+                if not ours or rounds == 1:
+                    staying.append(self._bind(node.target, node.iter if ours else None, state))
+            return staying
+
+        ready = [state for before in states for state in [self._evaluate(node.iter, before, flow)] if state]
+        self._loop(node.body, node.orelse, ready, flow, head)
+
+    _do_AsyncFor = _do_For
+
+    def _loop(
+        self,
+        body: Sequence[ast.stmt],
+        orelse: Sequence[ast.stmt],
+        arriving: list[State],
+        flow: Flow,
+        head: Head,
+    ) -> None:
+        """Rounds until nothing new arrives at the head of the loop."""
+        left = Flow()
+        seen: set[State] = set()
+        for _ in range(MAX_ROUNDS):
+            new = [state for state in arriving if state._replace(steps=()) not in seen]
+            if not new:
+                break
+            seen.update(state._replace(steps=()) for state in new)
+            leaving: list[State] = []
+            inner = self._block(body, head(new, leaving))
+            for state in leaving:
+                left.add(NEXT, state)
+            for state in inner.take(BREAK):
+                flow.add(NEXT, state)
+            arriving = [*inner.take(NEXT), *inner.take(CONTINUE)]
+            flow.join(inner)
+        flow.join(self._block(orelse, left.take(NEXT)))
+
+    def _do_With(self, node: ast.With, states: list[State], flow: Flow) -> None:
+        entered: list[State] = []
+        closing = False
+        suppressed: list[ast.expr] = []
+        for item in node.items:
+            call = item.context_expr
+            if isinstance(call, ast.Call) and callee(call)[1] == "suppress":
+                suppressed.append(ast.Tuple(elts=call.args))
+        for before in states:
+            state: Optional[State] = before
+            for item in node.items:
+                if state is None:
+                    break
+                state = self._evaluate(item.context_expr, state, flow)
+                if state is None:
+                    break
+                if state.live and self._read.carries(item.context_expr, state):
+                    wrapped = (
+                        isinstance(item.context_expr, ast.Call) and callee(item.context_expr)[1] in CLOSING
+                    )
+                    closing |= wrapped or self.acquire.close_releases
+                    self.with_line = self.with_line or (0 if closing else node.lineno)
+                    # Without `as` the connection still has the with statement to hold it.
+                    state = state._replace(names=state.names or frozenset({"with"}))
+                elif isinstance(item.context_expr, ast.Call) and state.live:
+                    given = any(self._read.carries(part, state) for part in arguments(item.context_expr))
+                    state = state._replace(unsure=state.unsure or given)
+                if item.optional_vars is not None:
+                    state = self._bind(item.optional_vars, item.context_expr, state)
+            if state is not None:
+                entered.append(self._settled(state, node.lineno))
+        for way, after in self._block(node.body, entered).all():
+            state = self._close(after, node.lineno) if closing and after.live else after
+            outcomes = [covers(types, state.error) for types in suppressed] if way == RAISE else []
+            if True in outcomes or None in outcomes:
+                flow.add(NEXT, state._replace(error="").step("caught", node.lineno))
+            if True not in outcomes:
+                flow.add(way, state)
+
+    _do_AsyncWith = _do_With
+
+    def _do_Try(self, node: ast.Try, states: list[State], flow: Flow) -> None:
+        inner = self._block(node.body, states)
+        raised = inner.take(RAISE)
+        if node.orelse:
+            inner.join(self._block(node.orelse, inner.take(NEXT)))
+        caught: list[list[State]] = [[] for _ in node.handlers]
+        for state in raised:
+            for handler, where in zip(node.handlers, caught):
+                certain = covers(handler.type, state.error)
+                where.append(state.step("caught", handler.lineno, handler.end_lineno or 0))
+                if certain:
+                    break
+            else:
+                inner.add(RAISE, state)
+        for handler, where in zip(node.handlers, caught):
+            for way, state in self._nested("handler", node, handler.body, where).all():
+                inner.add(way, state if way == RAISE else state._replace(error=""))
+        for way, state in inner.all():
+            if not node.finalbody:
+                flow.add(way, state)
+                continue
+            after = self._nested("finally", node, node.finalbody, [state.step("finally", node.lineno)])
+            for done in after.take(NEXT):
+                flow.add(way, done)
+            flow.join(after)
+
+    _do_TryStar = _do_Try
+
+    def _nested(self, what: str, node: ast.Try, body: Sequence[ast.stmt], states: Iterable[State]) -> Flow:
+        self._within.append((what, node.lineno))
+        try:
+            return self._block(body, states)
+        finally:
+            self._within.pop()
+
+    # Expressions
+
+    def _evaluate(self, node: ast.AST, state: State, flow: Flow) -> Optional[State]:
+        """The state after the expressions in ``node``; None where the program ends in them."""
+        for part in ordered(node):
+            if isinstance(part, ast.Call):
+                after = self._call(part, state, flow)
+                if after is None:
+                    return None
+                state = after
+            elif isinstance(part, ast.NamedExpr):
+                state = self._bind(part.target, part.value, state)
+            elif isinstance(part, (ast.Yield, ast.YieldFrom)) and self._yield_raises:
+                self._fail(flow, state, ANY, part.lineno)
+        return state
+
+    def _call(self, call: ast.Call, state: State, flow: Flow) -> Optional[State]:
+        name = callee(call)[1]
+        if call is self.site:
+            self._fail(flow, state, ANY, call.lineno)
+            return self._acquired(call, state)
+        if callee(call) in EXITS:
+            return None
+        if state.live:
+            if self._read.gives_back(call, state):
+                self.releases.add(Release(call.lineno, tuple(self._within)))
+                return state.safe()
+            if self._read.closes(call, state):
+                self._fail(flow, state, CONN, call.lineno, dead=True)
+                return self._close(state, call.lineno)
+            if name in STORES and isinstance(call.func, ast.Attribute):
+                for part in arguments(call):
+                    if self._read.carries(part, state):
+                        state = self._place(call.func.value, state, inside=True)
+            if self._read.leaves_unsure(call, state):  # should the taker fail, that is the taker's to mend
+                return state._replace(unsure=True)
+        kind, dead = self._raises(call, state)
+        if kind:
+            self._fail(flow, state, kind, call.lineno, dead)
+        return state
+
+    def _acquired(self, call: ast.Call, state: State) -> State:
+        names = state.names - self._targets
+        if state.live and not names:
+            self.losses.append(Loss(state, "rebound", call.lineno))
+        return State(
+            HELD, names, facts=state.facts, error=state.error, steps=(Step("acquired", call.lineno),)
+        )
+
+    def _close(self, state: State, line: int) -> State:
+        if self.acquire.close_releases:
+            self.releases.add(Release(line, tuple(self._within)))
+            return state.safe()
+        return state if state.status == CLOSED else state._replace(status=CLOSED).step("closed", line)
+
+    def _fail(self, flow: Flow, state: State, kind: str, line: int, dead: bool = False) -> None:
+        if state.status != SAFE:
+            flow.add(
+                RAISE,
+                state._replace(error=kind, dead=state.dead or (dead and state.live)).step("raises", line),
+            )
+
+    def _raises(self, call: ast.Call, state: State) -> tuple[str, bool]:
+        """(kind of the error the call may raise or an empty string, whether the connection is its subject)."""
+        receiver, name = callee(call)
+        if releases_by_name(name, self.source.vocabulary):  # a release that fails is not the caller's leak
+            return "", False
+        if self._read.touches(call.func, state):
+            return of_connection(call), True
+        first = root(call.func)
+        if first in state.cursors:
+            return ("" if name == "close" else of_connection(call)), True
+        if first in self._cursors_ever:  # on this way the cursor was never made: NameError, or None
+            return ANY, False
+        subject = any(
+            self._read.carries(part, state) or root(part) in state.cursors for part in arguments(call)
+        )
+        if name in ITERATES and any(root(part) in state.cursors for part in arguments(call)):
+            return DB, True
+        if receiver in ("", "self", "cls") and self.source.helper(name):
+            return self._escaping(name), subject
+        return of_others(call), subject
+
+    def _escaping(self, name: str) -> str:
+        """Widest kind of exception that leaves a helper of this file, with every parameter taken for a connection."""
+        cache = self.source.escaping
+        scope = self.source.helper(name)
+        if name not in cache and scope and scope.function:
+            cache[name] = ANY  # while it is being walked: a helper that calls itself
+            walk = Walk(self.source, scope, self.acquire, held=parameters(scope.function))
+            try:
+                walk.run()
+            except TooManyPaths:
+                return ANY
+            cache[name] = next((kind for kind in (ANY, DB, CONN) if kind in walk.escaping), "")
+        return cache.get(name, ANY)
+
+    # Names
+
+    def _bind(self, target: ast.expr, value: Optional[ast.expr], state: State) -> State:
+        """The state after ``target = value``."""
+        if isinstance(target, (ast.Tuple, ast.List)):
+            same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
+            values = (
+                value.elts
+                if same and isinstance(value, (ast.Tuple, ast.List))
+                else [value] * len(target.elts)
+            )
+            for one, its in zip(target.elts, values):
+                state = self._bind(one, its, state)
+            return state
+        if isinstance(target, ast.Starred):
+            return self._bind(target.value, value, state)
+        ours = value is not None and state.live and self._read.carries(value, state)
+        cursor = self._read.makes_cursor(value, state)
+        name = dotted(target)
+        if name and not ours:
+            state = self._forget(name, value, state, target.lineno)
+        elif ours:
+            known = self._read.assigned(name, None, state) if name else state
+            state = self._place(target, known, inside=isinstance(target, ast.Subscript))
+        if cursor and name:
+            self._cursors_ever.add(name)
+            state = state._replace(cursors=state.cursors | {name})
+        return state
+
+    def _forget(self, name: str, value: Optional[ast.expr], state: State, line: int) -> State:
+        gone = {known for known in state.names if known == name or known.startswith(name + ".")}
+        left = state.names - gone
+        state = self._read.assigned(name, value, state)
+        if gone and not left and state.live:
+            self.losses.append(Loss(state, "rebound", line))
+            return State(facts=state.facts, error=state.error)
+        return state._replace(names=left, cursors=state.cursors - {name})
+
+    def _place(self, target: ast.expr, state: State, inside: bool) -> State:
+        """The connection is put into a variable or a field, or inside what that holds."""
+        container = target.value if isinstance(target, ast.Subscript) else target
+        name = dotted(container)
+        if not name:
+            return state.safe()
+        if self.scope.function is None or "." in name or name in self._globals:
+            words = {name.rpartition(".")[2]}
+            if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant):
+                words.add(str(target.slice.value))
+            if words & self.elsewhere.given:
+                return state.safe()
+        # Inside an object that was not made here: its owner looks after it.
+        first = root(container)
+        if (inside or "." in name) and first not in self._made and first not in ("self", "cls"):
+            return state.safe()
+        return state._replace(names=state.names | {name})
+
+    def _settled(self, state: State, line: int) -> State:
+        """A connection that no name holds is lost on the spot."""
+        if not state.live or state.names:
+            return state
+        self.losses.append(Loss(state, "unbound", line))
+        return State(facts=state.facts, error=state.error)
+
+
+def _assignment(node: ast.AST) -> tuple[list[ast.expr], Optional[ast.expr]]:
+    """Targets and value of anything that assigns."""
+    if isinstance(node, ast.Assign):
+        return node.targets, node.value
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
+        return [node.target], node.value
+    return [], None

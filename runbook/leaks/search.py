@@ -1,0 +1,266 @@
+"""The door of the leak search: ``search_source`` for one text, ``search_paths`` for files and trees.
+
+Nothing that is searched is executed or imported. Every loop has a bound, every error of a searched file is a
+line in the result.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import stat
+import time
+import tokenize
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+from .flow import Walk
+from .reading import Site, sites
+from .rules import Found, findings
+from .source import Source
+from .state import TooManyPaths
+from .syntax import Scope
+from .vocabulary import DEFAULTS, DEFINES, Acquire, given_parameters, learn, mentions
+
+MAX_BYTES = 1024 * 1024
+IGNORED = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__", "venv", "virtualenv"})
+SUPPRESSION = re.compile(r"#\s*runbook:\s*ignore\[([R\d,\s]+)\][ \t]*(\S?)")
+LITERAL = re.compile(r"\"[^\"]*\"|'[^']*'")
+# What Python raises on a text it cannot read: no Python, null bytes, nested too deeply.
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """A way on which a connection is lost. Sorts by (file, line, rule)."""
+
+    file: str
+    line: int
+    rule: str
+    function: str
+    acquire: str
+    path: str
+    """The way, in words with line numbers."""
+    fix: str
+    text: str = field(compare=False, default="")
+    """The offending line with its string literals blanked: for a screen, not part of the evidence."""
+
+    def as_dict(self) -> dict[str, object]:
+        """An item of ``views.source.data.findings`` in host-evidence.schema.json."""
+        names = ("rule", "file", "line", "function", "acquire", "path", "fix")
+        return {name: getattr(self, name) for name in names}
+
+
+class Unread(NamedTuple):
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    files: int
+    """Files read. Those that name no acquire are not looked at further."""
+    complete: bool
+    """False when the deadline or ``max_files`` ended the search."""
+    findings: list[Finding]
+    unread: list[Unread]
+    """What could not be searched, and why."""
+
+
+class OutOfTime(Exception):
+    """The deadline has passed."""
+
+
+class Clock(NamedTuple):
+    """A deadline as a moment of ``time.monotonic()``; None: none."""
+
+    deadline: Optional[float]
+
+    def check(self) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise OutOfTime
+
+    def half(self) -> Clock:
+        """A clock that ends when half of the time left is gone."""
+        now = time.monotonic()
+        return Clock(None if self.deadline is None else now + (self.deadline - now) / 2)
+
+
+def search_source(text: str, filename: str) -> list[Finding]:
+    """The findings in one text, sorted. A text that Python cannot read has none; ``search_paths`` says why."""
+    try:
+        tree = _parsed(text)
+        return sorted(_search(Source(tree, learn(tree, DEFAULTS)), text, filename, Clock(None), unread=[]))
+    except UNREADABLE:
+        return []
+
+
+def search_paths(
+    paths: Iterable[Union[str, os.PathLike[str]]],
+    *,
+    deadline: Optional[float] = None,
+    first: Iterable[str] = (),
+    max_files: int = 10_000,
+) -> Result:
+    """Search files and trees of ``*.py``.
+
+    ``deadline`` is a moment of ``time.monotonic()``, in seconds; None: no deadline. ``first`` names files
+    to search before all others (those of live checkout sites), absolute or relative to one of ``paths``.
+    Hidden directories and those of other people's code (virtual environments, site-packages, node_modules) are
+    left out unless ``paths`` names them, files above 1 MiB always; links to directories are not followed.
+    """
+    clock = Clock(deadline)
+    found: list[Finding] = []
+    unread: list[Unread] = []
+    files: list[Path] = []
+    read = 0
+    complete = True
+    try:
+        for path in _files([Path(path) for path in paths], list(first), clock, unread):
+            if len(files) == max_files:
+                complete = False
+                break
+            files.append(path)
+    except OutOfTime:
+        complete = False
+    vocabulary = DEFAULTS
+    half = clock.half()
+    try:
+        for path in files:
+            half.check()
+            text = _text(path, [])
+            if text is not None and DEFINES.search(text):
+                try:
+                    vocabulary = vocabulary.joined(learn(_parsed(text), DEFAULTS).shared())
+                except UNREADABLE:
+                    continue  # told below, where the file is searched
+    except OutOfTime:
+        complete = False
+    named = mentions(vocabulary)
+    try:
+        for path in files:
+            clock.check()
+            text = _text(path, unread)
+            read += text is not None
+            if text is None or not named.search(text):
+                continue
+            try:
+                tree = _parsed(text)
+                source = Source(tree, learn(tree, vocabulary))
+                found.extend(_search(source, text, str(path), clock, unread))
+            except UNREADABLE as error:
+                unread.append(Unread(str(path), _reason(error)))
+    except OutOfTime:
+        complete = False
+    return Result(read, complete, sorted(set(found)), sorted(set(unread)))
+
+
+def _search(
+    source: Source, text: str, filename: str, clock: Clock, unread: list[Unread]
+) -> Iterator[Finding]:
+    lines = re.split(r"\r\n|\r|\n", text)
+    for scope in source.scopes:
+        for walk, site in _walks(source, scope):
+            clock.check()
+            try:
+                walk.run()
+            except TooManyPaths:
+                where = site.call.lineno if site else walk.scope.body[0].lineno
+                unread.append(Unread(filename, f"line {where}, {scope.name}: too many paths to follow"))
+                continue
+            yield from _reported(findings(walk, site), site, filename, lines)
+
+
+def _walks(source: Source, scope: Scope) -> Iterator[tuple[Walk, Optional[Site]]]:
+    for site in sites(source, scope):
+        yield Walk(source, scope, site.acquire, site.call), site
+    if scope.function and scope.name in source.vocabulary.releases:
+        for parameter in sorted(given_parameters(scope.function, source.vocabulary)):
+            yield Walk(source, scope, Acquire("getconn"), held=[parameter]), None
+
+
+def _reported(
+    ranked: Sequence[Found], site: Optional[Site], filename: str, lines: Sequence[str]
+) -> Iterator[Finding]:
+    """The first finding that no comment suppresses: one acquire, one finding."""
+    for found in ranked:
+        spots = {found.line, *(range(site.call.lineno, (site.call.end_lineno or 0) + 1) if site else ())}
+        comments = [SUPPRESSION.search(lines[spot - 1]) for spot in sorted(spots)]
+        named = [comment for comment in comments if comment and found.rule in re.findall(r"R\d+", comment[1])]
+        if any(comment[2] for comment in named):
+            continue
+        unheard = "; the comment there gives no reason, so it suppresses nothing" if named else ""
+        shown = LITERAL.sub("'...'", lines[found.line - 1].strip())
+        fields = found._replace(path=found.path + unheard)._asdict()
+        yield Finding(file=filename, text=shown, **fields)
+        return
+
+
+def _files(roots: Sequence[Path], first: Sequence[str], clock: Clock, unread: list[Unread]) -> Iterator[Path]:
+    """Regular files, each once whatever its names, ``first`` first, then in the order of their names."""
+    seen: set[tuple[int, int]] = set()
+    for path in (*_existing(roots, first), *roots):
+        for file in [path] if not path.is_dir() else _below(path, clock, unread):
+            clock.check()
+            try:
+                status = file.stat()
+            except OSError as error:
+                unread.append(Unread(str(file), _reason(error)))
+                continue
+            identity = (status.st_dev, status.st_ino)
+            if identity not in seen and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+                seen.add(identity)
+                yield file
+
+
+def _existing(roots: Sequence[Path], first: Sequence[str]) -> Iterator[Path]:
+    for name in first:
+        # A site may be told from above the root: backend/services/db.py for the root /srv/app/backend.
+        places = [base / name for root in roots for base in (root, root.parent)]
+        yield from [place for place in places if place.is_file()][:1]
+
+
+def _below(root: Path, clock: Clock, unread: list[Unread]) -> Iterator[Path]:
+    def refused(error: OSError) -> None:
+        unread.append(Unread(str(error.filename), _reason(error)))
+
+    for directory, names, files in os.walk(root, onerror=refused):
+        clock.check()
+        here = Path(directory)
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and name not in IGNORED and not (here / name / "pyvenv.cfg").exists()
+        )
+        yield from (here / name for name in sorted(files) if name.endswith(".py"))
+
+
+def _text(path: Path, unread: list[Unread]) -> Optional[str]:
+    try:
+        content = path.read_bytes()
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        return content.decode(encoding)
+    except (OSError, SyntaxError, ValueError) as error:
+        unread.append(Unread(str(path), _reason(error)))
+        return None
+
+
+def _parsed(text: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the searched text ("\\d"), to nobody who could mend it here
+        return ast.parse(text.lstrip("\ufeff"))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}" if error.lineno else str(error.msg)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "nested too deeply"
+    return str(error)

@@ -1,0 +1,116 @@
+"""Questions to a syntax tree that know nothing about connections."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import NamedTuple, Union
+
+Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
+# What runs later than the code around it, or not at all: a walk through a function does not enter it.
+LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+
+
+class Scope(NamedTuple):
+    """A function, or the module's own statements (name ``<module>``, ``function`` None)."""
+
+    name: str
+    body: list[ast.stmt]
+    function: Union[Function, None]
+    owner: str
+    """The class around it, or an empty string."""
+
+
+def name_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+def dotted(node: ast.AST) -> str:
+    """``self.pool`` for that chain of names; an empty string for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return ""
+    parts.append(node.id)
+    return ".".join(reversed(parts))
+
+
+def root(node: ast.AST) -> str:
+    """The name on the far left: ``conn`` for ``conn.cursor().execute``; an empty string if there is none."""
+    while True:
+        if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred, ast.Await)):
+            node = node.value
+        elif isinstance(node, ast.Call):
+            node = node.func
+        else:
+            return node.id if isinstance(node, ast.Name) else ""
+
+
+def callee(call: ast.Call) -> tuple[str, str]:
+    """(receiver, name) of a call: ``("self.pool", "getconn")``, ``("", "helper")``.
+
+    A receiver that is itself a call gives that call's chain: ``get_engine().connect()`` has ``get_engine``.
+    """
+    if isinstance(call.func, ast.Name):
+        return "", call.func.id
+    if isinstance(call.func, ast.Attribute):
+        value = call.func.value
+        return dotted(value.func if isinstance(value, ast.Call) else value), call.func.attr
+    return "", ""
+
+
+def arguments(call: ast.Call) -> list[ast.expr]:
+    """Positional and keyword arguments, stars taken off."""
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return [value.value if isinstance(value, ast.Starred) else value for value in values]
+
+
+def ordered(*nodes: ast.AST) -> list[ast.AST]:
+    """The nodes and all below them, inner before outer and left before right: the order of evaluation.
+
+    Functions, lambdas and classes are listed but not entered. No recursion: the depth is the text's choice.
+    """
+    found: list[ast.AST] = []
+    waiting = list(nodes)
+    while waiting:
+        current = waiting.pop()
+        found.append(current)
+        if not isinstance(current, LATER):
+            waiting.extend(ast.iter_child_nodes(current))
+    found.reverse()
+    return found
+
+
+def parameters(function: Function) -> list[str]:
+    """Names of the parameters, without self and cls."""
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    return [argument.arg for argument in every if argument.arg not in ("self", "cls")]
+
+
+def decorators(function: Function) -> set[str]:
+    """Last names of the decorators: ``{"contextmanager", "fixture"}``."""
+    names = set()
+    for decorator in function.decorator_list:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        names.add(dotted(target).rpartition(".")[2])
+    return names
+
+
+def is_generator(function: Function) -> bool:
+    return any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in ordered(*function.body))
+
+
+def scopes(tree: ast.Module) -> Iterator[Scope]:
+    """The module first, then every function in it, however deep."""
+    yield Scope("<module>", tree.body, None, "")
+    open_nodes: list[tuple[ast.AST, str]] = [(tree, "")]
+    while open_nodes:
+        node, owner = open_nodes.pop()
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield Scope(child.name, child.body, child, owner)
+            open_nodes.append((child, child.name if isinstance(child, ast.ClassDef) else owner))

@@ -1,0 +1,340 @@
+"""One pooled connection: is it alive, and if not, what ended it; and how to end it without hanging.
+
+PostgreSQL says why it ends a session before it closes the socket. On an idle connection nobody reads that:
+it lies in the receive queue, where MSG_PEEK reads it and leaves it for libpq.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import select
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psycopg2
+from psycopg2 import extensions
+
+from .request import Request
+
+# The keys of `dead_found`: SQLSTATEs of the server's last words, and what the kernel knows without them.
+LAST_WORDS = {
+    "57P01": "terminated by an administrator or a restart",
+    "57P02": "the server crashed and recovers",
+    "57P05": "idle_session_timeout",
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "fin": "closed by the other side without a word",
+    "rst": "reset",
+    "silent": "no answer",
+    "in_use": "broke while it was borrowed, its borrower saw the error",
+}
+SUSPECT = "suspect"
+UNFIT = "unfit"
+
+# Probes and retransmissions take longer than this; so often the kernel is asked for them, and no oftener.
+GLANCE_SECONDS = 1.0
+
+_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+_HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+_UNANSWERED = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+# Seconds since boot, the time asleep included: a suspended host's connections have been idle that long.
+clock = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Borrower(NamedTuple):
+    """Who asked for a connection, kept cheaply; `site` puts it in words."""
+
+    request: Request | None
+    code: Any
+    line: int
+    thread: threading.Thread
+    long_lived: str | None
+
+    @property
+    def site(self) -> str:
+        """`file:line` of the code that asked."""
+        return f"{self.code.co_filename}:{self.line}"
+
+    def __str__(self) -> str:
+        served = f", request {self.request.id}" if self.request else ""
+        return f"{self.site} in thread {self.thread.name}{served}"
+
+
+class Lease(weakref.ref["PooledConnection"]):
+    """A connection that is handed out. Only a weak reference: one that is forgotten can be collected, and
+    the callback of this reference then tells the pool that its slot is free.
+    """
+
+    __slots__ = ("backend_pid", "borrower", "since")
+    backend_pid: int
+    borrower: Borrower
+    since: float
+
+
+class Watchdog:
+    """Bounds blocking calls of libpq, which know no deadline: one thread shuts an overdue socket down.
+
+    The call then fails as if the server had gone. It works on a duplicate of the descriptor, because libpq
+    may close its own at any time and the number may then belong to something else.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deadlines: dict[int, float] = {}
+        self._wakes_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def guard(self, connection: PooledConnection, seconds: float) -> Iterator[None]:
+        """Whatever blocks on this connection inside ends after `seconds`.
+
+        Raises Dead instead of psycopg2.Error if the time ran out or the error ended the connection.
+        """
+        duplicate = os.dup(connection.fd)
+        deadline = clock() + seconds
+        error: psycopg2.Error | None = None
+        try:
+            with self._changed:
+                self._deadlines[duplicate] = deadline
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="pool-watchdog", daemon=True)
+                    self._thread.start()
+                elif deadline < self._wakes_at:
+                    self._changed.notify()
+            yield
+        except psycopg2.Error as caught:
+            error = caught
+        finally:
+            with self._changed:
+                fired = self._deadlines.pop(duplicate, None) is None
+                os.close(duplicate)
+        if fired:  # also when the answer came in the same instant: the socket is shut down
+            raise Dead("silent") from error
+        if error is not None and connection.closed:
+            raise Dead(error.pgcode or "fin") from error
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """End the thread; guards that are still armed no longer fire."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def abandon(self) -> None:
+        """In a forked child, where neither the thread nor the guarded calls exist: close the duplicates."""
+        for duplicate in self._deadlines:
+            os.close(duplicate)
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._stopped:
+                now = clock()
+                for duplicate in [each for each, deadline in self._deadlines.items() if deadline <= now]:
+                    del self._deadlines[duplicate]
+                    shut_down(duplicate)
+                self._wakes_at = min(self._deadlines.values(), default=now + 3600)
+                self._changed.wait(self._wakes_at - now)
+
+
+def shut_down(descriptor: int) -> None:
+    """End the conversation on a socket, whoever is blocked on it; one that is gone already is fine."""
+    with contextlib.suppress(OSError):
+        borrowed = socket.SocketType(fileno=descriptor)
+        try:
+            borrowed.shutdown(socket.SHUT_RDWR)
+        finally:
+            borrowed.detach()
+
+
+class PooledConnection(extensions.connection):
+    """psycopg2's connection, and what the pool knows about it. Times are those of `clock`."""
+
+    lease: Lease | None = None
+    suspect = False
+    expires_at = float("inf")
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.fd = self.fileno()
+        self.backend_pid: int = self.info.backend_pid
+        self.checked_at = self.idle_since = self._glanced_at = clock()
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLIN | select.POLLRDHUP)
+        known = socket.SocketType(fileno=self.fd)
+        self._family, self._type, self._protocol = known.family, known.type, known.proto
+        known.detach()
+        self._tcp = self._family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_INFO")
+
+    def check(self, watchdog: Watchdog, after_idle: float, seconds: float) -> str | None:
+        """Is it alive? None if so, else the key of `dead_found`.
+
+        A glance always; a round trip of at most `seconds` if the glance leaves doubt or nothing was heard for
+        `after_idle` seconds.
+        """
+        if self.glance() is None and not self.suspect and clock() - self.checked_at < after_idle:
+            return None
+        try:
+            self.ask(watchdog, "SELECT 1", seconds)
+        except Dead as dead:
+            return dead.cause
+        except psycopg2.Error:
+            return None  # an error is an answer too
+        return None
+
+    def glance(self) -> str | None:
+        """What the kernel knows, without a round trip: None (all is well), SUSPECT, or what ended it."""
+        if self.closed:
+            return "in_use"
+        events = self._poll.poll(0)
+        if events:
+            return self._last_words(bool(events[0][1] & _HUNG_UP))
+        if clock() - self._glanced_at < GLANCE_SECONDS:
+            return None
+        unanswered = self._unanswered()
+        if unanswered:
+            return SUSPECT if unanswered == 1 else "silent"
+        self._glanced_at = clock()
+        return None
+
+    def ask(self, watchdog: Watchdog, statement: str, seconds: float) -> tuple[Any, ...] | None:
+        """A glance, then one row by a round trip that leaves no transaction behind.
+
+        Raises Dead if it is dead or no answer comes in time, psycopg2.Error if the answer is an error.
+        """
+        found = self.glance()
+        if found is not None and found != SUSPECT:
+            raise Dead(found)
+        try:
+            with watchdog.guard(self, seconds):
+                self.autocommit = True
+                with self.cursor(cursor_factory=extensions.cursor) as cursor:
+                    cursor.execute(statement)
+                    row = cursor.fetchone()
+        finally:
+            if not self.closed:
+                self.autocommit = False
+        self.checked_at = clock()
+        self.suspect = False
+        return row
+
+    def clean(self, watchdog: Watchdog, seconds: float) -> str | None:
+        """Make it fit for the next borrower: None if it is, else why not (a key of `dead_found`, or UNFIT).
+
+        No round trip if there is nothing to roll back.
+        """
+        if self.closed:
+            return "in_use"
+        status = self.get_transaction_status()
+        if status in (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR):
+            found = self.glance()
+            if found is not None and found != SUSPECT:
+                return found
+            try:
+                with watchdog.guard(self, seconds):
+                    self.rollback()
+            except Dead as dead:
+                return dead.cause
+            self.checked_at = clock()
+        elif status != extensions.TRANSACTION_STATUS_IDLE:
+            return UNFIT
+        if self.autocommit:
+            self.autocommit = False
+        return None
+
+    def end(self) -> None:
+        """Close it without ever waiting.
+
+        psycopg2's close() waits for a statement that another thread runs on the same connection: such a one
+        is shut down first, the others take their leave of the server.
+        """
+        resting = (
+            extensions.TRANSACTION_STATUS_IDLE,
+            extensions.TRANSACTION_STATUS_INTRANS,
+            extensions.TRANSACTION_STATUS_INERROR,
+        )
+        if not self.closed and self.get_transaction_status() not in resting:
+            shut_down(self.fd)
+        self.close()
+
+    def looks_dead(self) -> bool:
+        """Whether it is closed, hung up or unanswered; changes nothing, may be asked while it is used."""
+        if self.closed:
+            return True
+        poll = select.poll()
+        poll.register(self.fd, select.POLLRDHUP)
+        try:
+            return bool(poll.poll(0)) or self._unanswered() >= 2
+        except OSError:  # closed by its borrower since
+            return True
+
+    def _unanswered(self) -> int:
+        """Probes or retransmissions in a row that the peer has not answered."""
+        if not self._tcp:
+            return 0
+        borrowed = self._socket()
+        try:
+            # struct tcp_info begins with one byte each: state, ca_state, retransmits, probes.
+            _, _, retransmits, probes = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+        finally:
+            borrowed.detach()
+        return max(retransmits, probes)
+
+    def _last_words(self, hung_up: bool) -> str | None:
+        borrowed = self._socket()
+        try:
+            said = borrowed.recv(8192, _PEEK)
+        except BlockingIOError:
+            return "fin" if hung_up else None
+        except OSError as error:
+            return "silent" if error.errno in _UNANSWERED else "rst"
+        finally:
+            borrowed.detach()
+        return read_last_words(said, hung_up)
+
+    def _socket(self) -> socket.SocketType:
+        """A Python socket on libpq's descriptor: detach it at once, or its collection closes the connection.
+
+        With the family given, no system call is spent on finding it out.
+        """
+        return socket.SocketType(self._family, self._type, self._protocol, self.fd)
+
+
+class Dead(Exception):
+    """A round trip found the connection dead; `cause` is the key of `dead_found`."""
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(cause)
+
+
+def read_last_words(said: bytes, hung_up: bool) -> str | None:
+    """Judge bytes that lie unread on an idle connection: None, SUSPECT, or what ended it.
+
+    A notice, a notification or a changed parameter (N, A, S) may lie there on a healthy connection; under TLS
+    nothing can be read, so that it is a suspect until it hangs up.
+    """
+    if not said:
+        return "fin"
+    position = 0
+    while position + 5 <= len(said):
+        kind = said[position : position + 1]
+        end = position + 1 + int.from_bytes(said[position + 1 : position + 5], "big")
+        if kind == b"E":
+            code = re.search(rb"(?:^|\0)C([0-9A-Z]{5})(?:\0|$)", said[position + 5 : end])
+            return code[1].decode() if code else "fin"
+        if kind not in (b"N", b"A", b"S") or end < position + 5:
+            return "fin" if hung_up else SUSPECT
+        position = end
+    return "fin" if hung_up else None

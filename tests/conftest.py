@@ -1,0 +1,36 @@
+"""Fixtures that several test rooms share: real PostgreSQL servers with the database `odras`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.account import fresh_directory
+from tests.lab.database import prepare
+from tests.lab.postgres import Postgres
+
+
+def _server() -> Iterator[Postgres]:
+    with Postgres(fresh_directory("odras-")) as server:
+        prepare(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the whole test run; leave it running and its settings as they are.
+
+    `tests.lab.postgres.Postgres`: `.host` "127.0.0.1", `.port`, `.sql("…", database="odras")`,
+    `.connection(user, database)` = keyword arguments for psycopg2.connect, `.passwords[role]`.
+    Database `odras` with the tables users, auth_tokens and projects. Roles, all LOGIN with a scram password:
+    `odras_owner` (owns it), `odras_app` (SELECT, INSERT, UPDATE, DELETE), `odras_diagnosis` (pg_monitor);
+    the superuser is `postgres`. One application user, `das_service`.
+    """
+    yield from _server()
+
+
+@pytest.fixture
+def fresh_postgres() -> Iterator[Postgres]:
+    """A server of the test's own, in the same shape as `postgres`: stop, restart, kill, reconfigure it."""
+    yield from _server()

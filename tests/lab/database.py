@@ -1,0 +1,70 @@
+"""The database `odras` on a server of ours: roles, tables, a user and two projects."""
+
+from __future__ import annotations
+
+import secrets
+
+from tests.lab.postgres import Postgres
+from tests.lab.sick_app.backend.services.auth import hash_password
+
+DATABASE = "odras"
+ROLES = {
+    "odras_owner": "LOGIN",  # owns the database and its tables
+    "odras_app": "LOGIN",  # the application: reads and writes rows, nothing else
+    "odras_diagnosis": "LOGIN IN ROLE pg_monitor",  # reads the server's statistics
+}
+USERNAME = "das_service"
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS public.users (
+    user_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    username text NOT NULL UNIQUE,
+    salt bytea NOT NULL,
+    password_hash bytea NOT NULL,
+    is_active boolean NOT NULL DEFAULT true
+);
+CREATE TABLE IF NOT EXISTS public.auth_tokens (
+    token_hash text PRIMARY KEY,
+    user_id bigint NOT NULL REFERENCES public.users,
+    expires_at timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS public.projects (
+    project_id text PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    description text,
+    is_active boolean NOT NULL DEFAULT true
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app;
+"""
+
+
+def prepare(server: Postgres) -> str:
+    """Create what is missing of roles, database, tables and rows; the password of the user `das_service`.
+
+    The passwords of the roles are in `server.passwords` afterwards; the returned one is the *user's*, for
+    the login form, and is made anew each time.
+    """
+    for role, attributes in ROLES.items():
+        if role not in server.passwords:
+            server.remember(**{role: secrets.token_urlsafe(18)})
+        if not server.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)):
+            server.sql(f"CREATE ROLE {role} {attributes}")
+        server.sql(f"ALTER ROLE {role} PASSWORD %s", (server.passwords[role],))
+    if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
+        server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
+    server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)
+    server.sql(TABLES, database=DATABASE, user="odras_owner")
+    password, salt = secrets.token_urlsafe(12), secrets.token_bytes(16)
+    server.sql(
+        "INSERT INTO public.users (username, salt, password_hash) VALUES (%s, %s, %s)"
+        " ON CONFLICT (username) DO UPDATE SET salt = excluded.salt, password_hash = excluded.password_hash",
+        (USERNAME, salt, hash_password(password, salt)),
+        database=DATABASE,
+    )
+    server.sql(
+        "INSERT INTO public.projects (project_id, name, description)"
+        " VALUES ('p-1', 'Bridge', 'Requirements of a bridge'), ('p-2', 'Ferry', NULL)"
+        " ON CONFLICT DO NOTHING",
+        database=DATABASE,
+    )
+    return password

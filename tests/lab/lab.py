@@ -1,0 +1,317 @@
+"""The lab: a PostgreSQL server and the guide's application on it, to be broken and healed at will.
+
+    scripts/lab up             start both; writes .lab/inventory.yml for ansible-playbook -i
+    scripts/lab status         what runs (does not log in: that would change a broken pool)
+    scripts/lab break FAULT    break it for real; without FAULT: the list
+    scripts/lab heal           start what is down, restart the application, prove a login
+    scripts/lab down           stop everything and remove every trace; may be repeated
+
+No root is needed. Started by root, server and application run as `nobody`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import yaml
+
+from tests.lab.account import account, fresh_directory
+from tests.lab.database import DATABASE, USERNAME, prepare
+from tests.lab.faults import FAULTS, LabError, wait_until
+from tests.lab.interpreter import interpreter
+from tests.lab.postgres import Postgres, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SICK_APP = Path(__file__).resolve().parent / "sick_app"
+START_SECONDS = 45
+LOGIN_SECONDS = 10
+
+
+class Lab:
+    """One lab. `home` keeps its state and inventory; everything else lies in a temporary directory.
+
+    After `up` (or for a lab that is up): `directory`, `app` (its subdirectory with odras.sh, app.env,
+    backend/), `log`, `pid_file`, `app_port`, `login_url`, `username`, `password`, `server` (a `Postgres`),
+    `inventory` (the file to give to Ansible). Names, paths and ports do not depend on what is broken later.
+    """
+
+    pool_maximum = 20
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        self.inventory = self.home / "inventory.yml"
+        self._state = self.home / "state.json"
+        if self.exists():
+            self._load()
+
+    def exists(self) -> bool:
+        """Whether this lab is up, or partly so."""
+        return self._state.exists()
+
+    # -- commands ------------------------------------------------------------------------------------
+
+    def up(self) -> str:
+        """Start everything and wait until a login answers 200. On failure nothing is left behind."""
+        if self.exists():
+            raise LabError(f"a lab is up already in {self.directory}: `scripts/lab down` ends it")
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Kept from the first moment, so that `down` finds it whatever happens from here on.
+        self._save(directory=str(fresh_directory("odras-")), app_port=free_port())
+        try:
+            self.server.start()
+            self._save(password=prepare(self.server))
+            self._install()
+            self.odras("start")
+            self._await_login()
+            self._write(self.inventory, yaml.safe_dump(self._hosts(), sort_keys=False))
+        except BaseException:
+            self.down()
+            raise
+        return (
+            f"PostgreSQL    127.0.0.1:{self.server.port}, database {DATABASE}\n"
+            f"application   {self.login_url} answers 200\n"
+            f"directory     {self.directory}\n"
+            f"inventory     {self.inventory}"
+        )
+
+    def down(self) -> str:
+        """Stop and remove everything, however much of it still lives."""
+        if not self.exists():
+            return "nothing is up"
+        for pid in self.app_pids():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.app_pids(), "the application is gone")
+        self.server.remove()
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.inventory.unlink(missing_ok=True)
+        self._state.unlink()
+        if not any(self.home.iterdir()):
+            self.home.rmdir()
+        return f"stopped the application and PostgreSQL; removed {self.directory}"
+
+    def status(self) -> str:
+        """What runs, without touching the application."""
+        self._require_up()
+        pids = ", ".join(map(str, self.app_pids()))
+        server = f"pid {self.server.postmaster_pid}" if self.server.running() else "not running"
+        return (
+            f"PostgreSQL    127.0.0.1:{self.server.port}: {server}\n"
+            f"application   {self.login_url}: {f'pid {pids}' if pids else 'not running'}\n"
+            f"directory     {self.directory}\n"
+            f"inventory     {self.inventory}"
+        )
+
+    def break_(self, name: str) -> str:
+        """Make one fault of `FAULTS`; what was done and seen."""
+        self._require_up()
+        if name not in FAULTS:
+            raise LabError(f"no fault {name!r}; there are: {', '.join(FAULTS)}")
+        if not (self.server.running() and self.app_pids()):
+            raise LabError("it is broken already, something is not running: `scripts/lab heal` first")
+        return FAULTS[name].make(self)
+
+    def heal(self) -> str:
+        """Start the server if it is down, restart the application, wait for a login."""
+        self._require_up()
+        if not self.server.running():
+            self.server.start()
+        self.odras("restart")
+        self._await_login()
+        return f"PostgreSQL runs, the application was restarted, {self.login_url} answers 200"
+
+    # -- what faults and tests need --------------------------------------------------------------------
+
+    def login(self, username: str | None = None, password: str | None = None) -> int | None:
+        """HTTP status of one login, by default a good one; None without any answer within 10 s."""
+        body = {"username": username or self.username, "password": password or self.password}
+        request = urllib.request.Request(
+            self.login_url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            # An opener of our own: proxies of the environment are not for 127.0.0.1.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=LOGIN_SECONDS) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return None
+
+    def logins(self, count: int) -> list[int | None]:
+        """The statuses of `count` logins at the same time."""
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda _: self.login(), range(count)))
+
+    def sessions(self) -> int:
+        """How many sessions the application has on the server."""
+        return self.server.sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'odras_app'")[0][0]
+
+    def end_sessions(self) -> int:
+        """End them all, as an administrator does, and wait until they are gone; how many there were."""
+        ended = self.server.sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'odras_app'"
+        )
+        if not all(done for (done,) in ended):
+            raise LabError("a session of the application did not end within 5 s")
+        return len(ended)
+
+    def app_pids(self) -> list[int]:
+        """The application's processes: whatever runs `backend.main` in our own directory."""
+        found = []
+        for pid in account().processes_in(self.app):
+            with suppress(OSError):  # ended meanwhile
+                if b"\0backend.main\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
+
+    def odras(self, action: str) -> str:
+        """Run `odras.sh ACTION`; its output. LabError if it fails."""
+        result = subprocess.run(
+            [str(self.app / "odras.sh"), action],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if result.returncode:
+            raise LabError(f"odras.sh {action} ended with {result.returncode}: {result.stderr.strip()}")
+        return result.stdout
+
+    @staticmethod
+    def listens(port: int) -> bool:
+        """Whether somebody accepts connections on 127.0.0.1:port."""
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _install(self) -> None:
+        shutil.copytree(SICK_APP, self.app, ignore=shutil.ignore_patterns("__pycache__"))
+        python = interpreter(account(), self.directory / "runtime")
+        settings = {
+            "ODRAS_PYTHON": python,
+            "ODRAS_PORT": self.app_port,
+            "POSTGRES_HOST": self.server.host,
+            "POSTGRES_PORT": self.server.port,
+            "POSTGRES_DATABASE": DATABASE,
+            "POSTGRES_USER": "odras_app",
+            "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
+            "POSTGRES_POOL_MIN_CONNECTIONS": 2,
+            "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
+        }
+        self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
+        account().own(self.app)
+
+    def _await_login(self) -> None:
+        def answers() -> bool:
+            if not self.app_pids():
+                end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
+                raise LabError(f"the application ended while it started; its log ends with:\n{end}")
+            return self.login() == 200
+
+        wait_until(answers, f"{self.login_url} answers 200; see {self.log}", START_SECONDS)
+
+    def _hosts(self) -> dict[str, Any]:
+        """The inventory: web-1 in group app, db-1 in group postgres."""
+        # The base interpreter: what diagnoses a host finds no packages there either.
+        python = str(Path(sys._base_executable).resolve())
+        local = {"ansible_connection": "local", "ansible_python_interpreter": python}
+        odras = str(self.app / "odras.sh")
+        web = {
+            "diagnose_login_url": self.login_url,
+            "diagnose_login_username": self.username,
+            "diagnose_login_password": self.password,
+            "diagnose_start_command": [odras, "start"],
+            "diagnose_restart_command": [odras, "restart"],
+            "diagnose_pid_file": str(self.pid_file),
+            "diagnose_log": str(self.log),
+            "diagnose_environment_file": str(self.app / "app.env"),
+            "diagnose_source": [str(self.app / "backend")],
+            # Its own, so that the cool-down of one lab does not hold in the next.
+            "diagnose_state_directory": str(self.directory / "state"),
+        }
+        database = {
+            "diagnose_database_name": DATABASE,
+            "diagnose_database_host": self.server.host,
+            "diagnose_database_port": self.server.port,
+            "diagnose_database_user": "odras_diagnosis",
+            "diagnose_database_password": self.server.passwords["odras_diagnosis"],
+        }
+        return {
+            "all": {
+                "children": {
+                    "app": {"hosts": {"web-1": {**local, **web}}},
+                    "postgres": {"hosts": {"db-1": {**local, **database}}},
+                }
+            }
+        }
+
+    def _require_up(self) -> None:
+        if not self.exists():
+            raise LabError("no lab is up: `scripts/lab up` starts one")
+
+    def _save(self, **values: object) -> None:
+        state = json.loads(self._state.read_text()) if self.exists() else {}
+        self._write(self._state, json.dumps({**state, **values}, indent=2) + "\n")
+        self._load()
+
+    def _load(self) -> None:
+        state = json.loads(self._state.read_text())
+        self.directory = Path(state["directory"])
+        self.app_port: int = state["app_port"]
+        self.password: str = state.get("password", "")
+        self.username = USERNAME
+        self.app = self.directory / "app"
+        self.log = self.app / "odras_app.log"
+        self.pid_file = self.app / "odras.pid"
+        self.login_url = f"http://127.0.0.1:{self.app_port}/api/auth/login"
+        self.server = Postgres(self.directory / "postgresql")
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        """Write a file that holds a password: readable by its owner alone from the start."""
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. 0 done; 1 could not (said on stderr); 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        "scripts/lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["up", "down", "status", "break", "heal"])
+    parser.add_argument("fault", nargs="?", help="for break: " + ", ".join(FAULTS))
+    parser.add_argument("--directory", type=Path, default=ROOT / ".lab", help="where its state is kept")
+    given = parser.parse_args(arguments)
+    if (given.action == "break") != (given.fault is not None):
+        parser.error(f"break, and only break, takes a FAULT, one of: {', '.join(FAULTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `up` cleans up
+    lab = Lab(given.directory)
+    try:
+        command = {"up": lab.up, "down": lab.down, "status": lab.status, "heal": lab.heal}
+        print(lab.break_(given.fault) if given.fault else command[given.action]())
+    except (LabError, OSError, RuntimeError, psycopg2.Error) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 130
+    return 0
