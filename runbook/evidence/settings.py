@@ -68,29 +68,29 @@ def collect(
 ) -> Settings:
     """Find and read the app's settings. What could not be read is said in ``reason``."""
     main = processes[0] if processes else None
-    environ = _environ(main["pid"]) if main else {}
-    file, entries, reason = None, {}, ""
+    running = environ(main["pid"]) if main else {}
+    files, entries, reason = [], {}, ""
     for candidate in _candidates(environment_file, unit, main):
         try:
-            entries = parse(Path(candidate).read_text(encoding="utf-8"), candidate)
+            entries.update(parse(Path(candidate).read_text(encoding="utf-8"), candidate))
         except (OSError, UnicodeDecodeError) as error:
             trouble = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             reason = reason or f"{candidate}: {trouble}"
             continue
-        file = candidate
-        break
-    found = Settings(
-        file, "" if file else reason or "no environment file was found; name it in diagnose_environment_file"
+        files.append(candidate)
+    reason = reason or (
+        "" if files else "no environment file was found; name it in diagnose_environment_file"
     )
-    values = {name: entry["value"] for name, entry in entries.items()} or environ
+    found = Settings(files[0] if files else None, reason)
+    values = {name: entry["value"] for name, entry in entries.items()} or running
     found.database, found.password = database_of(values)
-    for source in (values, environ):
+    for source in (values, running):
         found.secrets += [v for n, v in source.items() if _SECRET.search(n) and len(v) > 3]
         password = database_of(source)[1]
         found.secrets += [password] if password else []
     found.settings = {n: e for n, e in entries.items() if _tells(n)}
     where = f"environment of pid {main['pid']}" if main else ""
-    found.live = {n: {"value": v, "where": where} for n, v in environ.items() if _tells(n)}
+    found.live = {n: {"value": v, "where": where} for n, v in running.items() if _tells(n)}
     return found
 
 
@@ -98,16 +98,18 @@ def _tells(name: str) -> bool:
     return bool(_TELLING.match(name)) and not _SECRET.search(name)
 
 
-def _candidates(named: Optional[str], unit: dict[str, str], main: Optional[dict[str, Any]]) -> Iterable[str]:
-    if named:
-        yield named
-        return
-    yield from re.findall(r"(/\S+) \(ignore_errors=\w+\)", unit.get("EnvironmentFiles", ""))
-    if main and main.get("directory"):
-        yield f"{main['directory']}/.env"
+def _candidates(named: Optional[str], unit: dict[str, str], main: Optional[dict[str, Any]]) -> list[str]:
+    """The named file, then those of the unit, a later one overriding; without any, .env where the app runs."""
+    found = [named] if named else []
+    units = re.findall(r"(/\S+) \(ignore_errors=\w+\)", unit.get("EnvironmentFiles", ""))
+    found += [name for name in units if name not in found]
+    if not found and main and main.get("directory"):
+        found.append(f"{main['directory']}/.env")
+    return found
 
 
-def _environ(pid: int) -> dict[str, str]:
+def environ(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty without the right to read it."""
     raw = proc.read(proc.PROC / str(pid) / "environ", 1 << 20) or b""
     pairs = (item.decode("utf-8", "replace").partition("=") for item in raw.split(b"\0") if b"=" in item)
     return {name: value for name, _, value in pairs}

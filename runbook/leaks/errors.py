@@ -15,7 +15,7 @@ from .state import ANY, CONN, DB
 from .syntax import arguments, callee, dotted, name_set
 
 QUIET_FUNCTIONS = name_set(
-    """id len str repr bool type isinstance issubclass hasattr getattr callable print range enumerate zip reversed
+    """id len str repr bool type isinstance issubclass hasattr getattr setattr callable print range enumerate zip reversed
     list tuple dict set frozenset super min max sum any all abs round vars partial
     suppress closing aclosing nullcontext ExitStack AsyncExitStack"""
 )
@@ -26,6 +26,8 @@ QUIET_METHODS = name_set(
     callback enter_context push suppress closing aclosing nullcontext ExitStack AsyncExitStack is_set is_alive sleep done cancelled"""
 )
 LOCK_METHODS = frozenset({"acquire", "release", "locked", "notify", "notify_all"})
+# A question about the connection (`is_healthy(conn)`) is taken to answer, not to raise, where it is not known.
+QUESTION = re.compile(r"(?i)^_*(is|has)_|alive|healthy|valid")
 # `get` on a dictionary returns; on these it goes over a network.
 NETWORK = re.compile(r"(?i)(requests|httpx|session|client|https?|api|cache|redis)$")
 # These fail on a connection or cursor only if the connection is dead; a query fails for many reasons.
@@ -34,6 +36,8 @@ CALM = name_set(
 )
 # Only hands the connection on.
 STEADY = frozenset({"execution_options", "fileno"})
+# Attributes whose setting asks the connection.
+SETTINGS = frozenset({"autocommit", "isolation_level", "readonly", "read_only", "deferrable"})
 PROBE = re.compile(r"(?is)\s*select\b(?!.*\bfrom\b)")
 EVERYTHING = frozenset({"Exception", "BaseException"})
 DATABASE_ERRORS = frozenset({"Error", "DatabaseError", "DBAPIError", "SQLAlchemyError"})
@@ -80,11 +84,11 @@ def of_others(call: ast.Call) -> str:
     """Kind of the error that a call raises which has nothing to do with the connection; empty: none."""
     receiver, name = callee(call)
     if not receiver and isinstance(call.func, ast.Name):
-        return "" if name in QUIET_FUNCTIONS else ANY
+        return "" if name in QUIET_FUNCTIONS or QUESTION.search(name) else ANY
     if name == "get":
         return ANY if NETWORK.search(receiver) else ""
     if name == "pop" and len(arguments(call)) == 2:
         return ""
     if name in LOCK_METHODS and re.search(r"(?i)lock|cond|sem", receiver):
         return ""
-    return "" if name in QUIET_METHODS else ANY
+    return "" if name in QUIET_METHODS or QUESTION.search(name) else ANY

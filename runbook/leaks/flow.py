@@ -13,7 +13,7 @@ import ast
 from collections.abc import Callable, Iterable, Sequence
 from typing import Optional
 
-from .errors import covers, of_connection, of_others
+from .errors import SETTINGS, covers, of_connection, of_others
 from .reading import CLOSING, Reader
 from .source import Source, Words
 from .state import (
@@ -79,15 +79,18 @@ class Walk:
         self._globals: set[str] = set()
         self._targets: set[str] = set()
         self._made: set[str] = set()
-        """Names of lists, objects and the like that this function makes."""
+        """Names of lists, objects and the like that this function makes and nothing else holds."""
         for node in self._read.nodes:
             if isinstance(node, (ast.Global, ast.Nonlocal)):
                 self._globals.update(node.names)
             targets, value = _assignment(node)
-            if value is not None and any(part is site for part in ordered(value)):
+            if value is not None and self._takes(value):
                 self._targets.update(dotted(target) for target in targets)
-            if isinstance(value, MAKES):
-                self._made.update(dotted(target) for target in targets)
+            if isinstance(value, MAKES) and len(targets) == 1:
+                self._made.add(dotted(targets[0]))
+        for node in self._read.nodes:
+            if isinstance(node, (ast.For, ast.AsyncFor)):
+                self._made.discard(dotted(node.target))
 
     def run(self) -> None:
         function = self.scope.function
@@ -128,12 +131,15 @@ class Walk:
 
     def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
         for before in states:
-            for value, start in self._alternatives(node, before, flow):
+            targets, assigned = _assignment(node)
+            names = {dotted(target) for target in targets}
+            for value, start in self._alternatives(names, assigned, before, flow):
                 state = self._evaluate(value or node, start, flow)
                 if state is None:
                     continue
-                for target in _assignment(node)[0]:
-                    if isinstance(target, ast.Attribute) and self._read.touches(target.value, state):
+                for target in targets:
+                    asks = isinstance(target, ast.Attribute) and target.attr in SETTINGS
+                    if asks and self._read.touches(target, state):
                         self._fail(flow, state, DB, node.lineno, dead=True)
                     state = self._bind(target, value, state)
                 if isinstance(node, ast.Delete):
@@ -144,43 +150,37 @@ class Walk:
                 flow.add(NEXT, self._settled(state, node.lineno))
 
     def _alternatives(
-        self, node: ast.stmt, state: State, flow: Flow
-    ) -> Iterable[tuple[Optional[ast.expr], State]]:
-        """The values an assignment may take, each with what is known then: `given or pool.getconn()` has two."""
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)) else None
-        if isinstance(value, ast.IfExp):
+        self, names: set[str], value: Optional[ast.expr], state: State, flow: Flow
+    ) -> list[tuple[Optional[ast.expr], State]]:
+        """The values that ``names`` may get, each with what is known then.
+
+        ``given or pool.getconn()`` has two, and so has ``own = conn is None`` where a condition on the name decides
+        about acquire or release.
+        """
+        test: ast.expr
+        choices: tuple[ast.expr, ast.expr]
+        if isinstance(value, ast.IfExp) and self._takes(value):
             test, choices = value.test, (value.body, value.orelse)
-        elif isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or) and len(value.values) == 2:
-            test, choices = value.values[0], (value.values[0], value.values[1])
+        elif isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or) and self._takes(value):
+            rest = value.values[1:]
+            other = rest[0] if len(rest) == 1 else ast.BoolOp(op=value.op, values=rest)
+            test, choices = value.values[0], (value.values[0], other)
+        elif isinstance(value, (ast.Compare, ast.UnaryOp, ast.BoolOp)) and names & self._read.keys:
+            test, choices = value, (ast.Constant(True), ast.Constant(False))
         else:
-            return self._outcomes(node, value, state, flow)
-        if not any(part is self.site for part in ordered(value)):
-            return self._outcomes(node, value, state, flow)
+            return [(value, state)]
         tested = self._evaluate(test, state, flow)
-        if tested is None:
-            return []
         return [
-            (choice, self._read.refine(test, outcome, tested))
+            alternative
             for choice, outcome in zip(choices, (True, False))
-            if self._read.truth(test, tested) is not (not outcome)
+            if tested is not None and self._read.truth(test, tested) is not (not outcome)
+            for alternative in self._alternatives(
+                names, choice, self._read.refine(test, outcome, tested), flow
+            )
         ]
 
-    def _outcomes(
-        self, node: ast.stmt, value: Optional[ast.expr], state: State, flow: Flow
-    ) -> Iterable[tuple[Optional[ast.expr], State]]:
-        """`own = conn is None`: both outcomes, where a condition on the name decides about acquire or release."""
-        names = {dotted(target) for target in _assignment(node)[0]}
-        if not isinstance(value, (ast.Compare, ast.UnaryOp, ast.BoolOp)) or not names & self._read.keys:
-            return [(value, state)]
-        tested = self._evaluate(value, state, flow)
-        if tested is None:
-            return []
-        known = self._read.truth(value, tested)
-        return [
-            (ast.Constant(outcome), self._read.refine(value, outcome, tested))
-            for outcome in (True, False)
-            if known is not (not outcome)
-        ]
+    def _takes(self, value: ast.expr) -> bool:
+        return any(part is self.site for part in ordered(value))
 
     def _do_Return(self, node: ast.Return, states: list[State], flow: Flow) -> None:
         for before in states:
@@ -440,7 +440,7 @@ class Walk:
 
     def _raises(self, call: ast.Call, state: State) -> tuple[str, bool]:
         """(kind of the error the call may raise or an empty string, whether the connection is its subject)."""
-        receiver, name = callee(call)
+        name = callee(call)[1]
         if releases_by_name(name, self.source.vocabulary):  # a release that fails is not the caller's leak
             return "", False
         if self._read.touches(call.func, state):
@@ -455,7 +455,7 @@ class Walk:
         )
         if name in ITERATES and any(root(part) in state.cursors for part in arguments(call)):
             return DB, True
-        if receiver in ("", "self", "cls") and self.source.helper(name):
+        if self.source.helper(name):
             return self._escaping(name), subject
         return of_others(call), subject
 

@@ -9,8 +9,8 @@ from typing import NamedTuple, Optional
 
 from .source import Source
 from .state import State
-from .syntax import Scope, arguments, callee, dotted, name_set, ordered, root
-from .vocabulary import Acquire, acquire_of, releases_by_name
+from .syntax import Scope, arguments, callee, dotted, name_set, root
+from .vocabulary import Acquire, acquire_of, called, releases_by_name
 
 # Give the connection back on which they are called, in the pools that wrap it.
 OWN_RELEASES = frozenset({"release", "putback", "give_back", "return_to_pool"})
@@ -38,12 +38,15 @@ def sites(source: Source, scope: Scope) -> Iterator[Site]:
 
     Not those that the text itself shows in good hands: ``return pool.getconn()``, ``with engine.connect()``.
     """
-    nodes = ordered(*scope.body)
-    above = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
-    for call in nodes:
-        acquire = acquire_of(call, source.vocabulary, scope.owner) if isinstance(call, ast.Call) else None
-        if not isinstance(call, ast.Call) or acquire is None:
-            continue
+    taken = [
+        (call, acquire)
+        for call in scope.nodes
+        if isinstance(call, ast.Call)
+        for acquire in [acquire_of(call, source.vocabulary, scope.owner)]
+        if acquire
+    ]
+    above = {child: node for node in scope.nodes for child in ast.iter_child_nodes(node)} if taken else {}
+    for call, acquire in taken:
         node: ast.AST = call
         closing = entered = False
         while True:
@@ -55,7 +58,8 @@ def sites(source: Source, scope: Scope) -> Iterator[Site]:
                 break
             node = parent
         entered |= isinstance(parent, ast.withitem) and parent.context_expr is node
-        if entered and (acquire.close_releases or not (closing or acquire.certain)):
+        manager = not acquire.certain or called(call)[1] in source.vocabulary.managers
+        if entered and (acquire.close_releases or (manager and not closing)):
             continue
         if not isinstance(parent, ast.Return):
             yield Site(call, acquire, in_with=entered and not closing)
@@ -93,7 +97,8 @@ def none_test(test: ast.expr) -> Optional[ast.expr]:
 class Reader:
     def __init__(self, source: Source, scope: Scope, acquire: Acquire, site: Optional[ast.Call]) -> None:
         self.vocabulary, self.acquire, self.site = source.vocabulary, acquire, site
-        self.nodes = ordered(*scope.body)
+        self.nodes = scope.nodes
+        self.pools = self._pools()
         self.closures = dict(self._releasing_closures())
         self.keys = self._deciding_conditions()
 
@@ -267,6 +272,12 @@ class Reader:
                     keys.update(atoms(test))
         return frozenset(keys)
 
+    def _pools(self) -> frozenset[str]:
+        """Texts of the objects that give and take connections here: while one is out they exist."""
+        calls = [node for node in self.nodes if isinstance(node, ast.Call)]
+        pools = {callee(call)[0] for call in calls if releases_by_name(callee(call)[1], self.vocabulary)}
+        return frozenset(pools | ({called(self.site)[0]} if self.site else set()))
+
     def _decides(self, call: ast.Call) -> bool:
         name = callee(call)[1]
         guards = name in CLOSES or name in self.closures or releases_by_name(name, self.vocabulary)
@@ -294,6 +305,8 @@ class Reader:
             return None if is_none is None else is_none is positive
         if self._exactly(test, state):
             return True
+        if isinstance(test, ast.Attribute) and test.attr == "closed" and self._pool(test.value, state):
+            return False
         return dict(state.facts).get(ast.unparse(test)) if self.keys else None
 
     def _is_none(self, value: ast.expr, state: State) -> Optional[bool]:
@@ -304,7 +317,10 @@ class Reader:
         return dict(state.facts).get(ast.unparse(value) + " is None")
 
     def _exactly(self, value: ast.expr, state: State) -> bool:
-        return state.live and dotted(value) in state.names
+        return (state.live and dotted(value) in state.names) or self._pool(value, state)
+
+    def _pool(self, value: ast.expr, state: State) -> bool:
+        return state.live and dotted(value) in self.pools - {""}
 
     def refine(self, test: ast.expr, outcome: bool, state: State) -> State:
         """The state with what the outcome of a condition tells."""
@@ -331,9 +347,8 @@ class Reader:
     def _learn_none(self, text: str, is_none: bool, state: State) -> State:
         if text not in self.keys:
             return state
-        facts = {**dict(state.facts), text + " is None": is_none}
-        if is_none:
-            facts[text] = False
+        # What is not None is taken to be true, as connections and pools are.
+        facts = {**dict(state.facts), text + " is None": is_none, text: not is_none}
         return state._replace(facts=frozenset(facts.items()))
 
     def assigned(self, name: str, value: Optional[ast.expr], state: State) -> State:

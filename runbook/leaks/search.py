@@ -24,8 +24,8 @@ from .reading import Site, sites
 from .rules import Found, findings
 from .source import Source
 from .state import TooManyPaths
-from .syntax import Scope
-from .vocabulary import DEFAULTS, DEFINES, Acquire, given_parameters, learn, mentions
+from .syntax import Scope, scopes
+from .vocabulary import DEFAULTS, Acquire, Vocabulary, given_parameters, learn, mentions
 
 MAX_BYTES = 1024 * 1024
 IGNORED = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__", "venv", "virtualenv"})
@@ -94,8 +94,7 @@ class Clock(NamedTuple):
 def search_source(text: str, filename: str) -> list[Finding]:
     """The findings in one text, sorted. A text that Python cannot read has none; ``search_paths`` says why."""
     try:
-        tree = _parsed(text)
-        return sorted(_search(Source(tree, learn(tree, DEFAULTS)), text, filename, Clock(None), unread=[]))
+        return sorted(_search(_source(text, DEFAULTS), text, filename, Clock(None), unread=[]))
     except UNREADABLE:
         return []
 
@@ -128,15 +127,15 @@ def search_paths(
             files.append(path)
     except OutOfTime:
         complete = False
-    vocabulary = DEFAULTS
+    vocabulary, defines = DEFAULTS, mentions(DEFAULTS)
     half = clock.half()
     try:
         for path in files:
             half.check()
             text = _text(path, [])
-            if text is not None and DEFINES.search(text):
+            if text is not None and defines(text):
                 try:
-                    vocabulary = vocabulary.joined(learn(_parsed(text), DEFAULTS).shared())
+                    vocabulary = vocabulary.joined(_source(text, DEFAULTS).vocabulary.shared())
                 except UNREADABLE:
                     continue  # told below, where the file is searched
     except OutOfTime:
@@ -147,12 +146,10 @@ def search_paths(
             clock.check()
             text = _text(path, unread)
             read += text is not None
-            if text is None or not named.search(text):
+            if text is None or not named(text):
                 continue
             try:
-                tree = _parsed(text)
-                source = Source(tree, learn(tree, vocabulary))
-                found.extend(_search(source, text, str(path), clock, unread))
+                found.extend(_search(_source(text, vocabulary), text, str(path), clock, unread))
             except UNREADABLE as error:
                 unread.append(Unread(str(path), _reason(error)))
     except OutOfTime:
@@ -180,7 +177,7 @@ def _walks(source: Source, scope: Scope) -> Iterator[tuple[Walk, Optional[Site]]
     for site in sites(source, scope):
         yield Walk(source, scope, site.acquire, site.call), site
     if scope.function and scope.name in source.vocabulary.releases:
-        for parameter in sorted(given_parameters(scope.function, source.vocabulary)):
+        for parameter in sorted(given_parameters(scope, source.vocabulary)):
             yield Walk(source, scope, Acquire("getconn"), held=[parameter]), None
 
 
@@ -250,10 +247,11 @@ def _text(path: Path, unread: list[Unread]) -> Optional[str]:
         return None
 
 
-def _parsed(text: str) -> ast.Module:
+def _source(text: str, vocabulary: Vocabulary) -> Source:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the searched text ("\\d"), to nobody who could mend it here
-        return ast.parse(text.lstrip("\ufeff"))
+        warnings.simplefilter("ignore")  # about the searched text ("\\d"): not for the ears of this run
+        found = list(scopes(ast.parse(text.lstrip("\ufeff"))))
+    return Source(found, learn(found, text, vocabulary))
 
 
 def _reason(error: BaseException) -> str:

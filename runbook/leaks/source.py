@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .syntax import Scope, arguments, callee, ordered, parameters, scopes
+from .syntax import Scope, arguments, callee, parameters
 from .vocabulary import Vocabulary, releases_by_name
 
 
@@ -18,9 +18,9 @@ class Words(NamedTuple):
 
 
 class Source:
-    def __init__(self, tree: ast.Module, vocabulary: Vocabulary) -> None:
+    def __init__(self, scopes: Sequence[Scope], vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.scopes = list(scopes(tree))
+        self.scopes = scopes
         self.escaping: dict[str, str] = {}
         """Kind of exception that leaves a helper of this file, as far as already walked."""
         self._words: list[Words] = []
@@ -49,16 +49,15 @@ class Source:
 
 
 def _words(scope: Scope, vocabulary: Vocabulary) -> Words:
-    nodes = ordered(*scope.body)
     origins: dict[str, set[str]] = {
         name: set() for name in (parameters(scope.function) if scope.function else ())
     }
-    for node in nodes:
+    for node in scope.nodes:
         for name, value in _bindings(node):
             origins.setdefault(name, set()).update(_mentioned([value], {}))
     given: set[str] = set()
     closed: set[str] = set()
-    for node in nodes:
+    for node in scope.nodes:
         if not isinstance(node, ast.Call):
             continue
         if releases_by_name(callee(node)[1], vocabulary):

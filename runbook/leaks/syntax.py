@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 # What runs later than the code around it, or not at all: a walk through a function does not enter it.
@@ -16,9 +16,15 @@ class Scope(NamedTuple):
 
     name: str
     body: list[ast.stmt]
-    function: Union[Function, None]
+    nodes: list[ast.AST]
+    """``ordered(*body)``: made once, read often."""
+    function: Optional[Function]
     owner: str
     """The class around it, or an empty string."""
+
+    @property
+    def is_generator(self) -> bool:
+        return any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in self.nodes)
 
 
 def name_set(text: str) -> frozenset[str]:
@@ -79,9 +85,19 @@ def ordered(*nodes: ast.AST) -> list[ast.AST]:
         current = waiting.pop()
         found.append(current)
         if not isinstance(current, LATER):
-            waiting.extend(ast.iter_child_nodes(current))
+            waiting.extend(_children(current))
     found.reverse()
     return found
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    """As ast.iter_child_nodes, without the contexts (Load, Store) that are a third of every tree."""
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            yield from (one for one in value if isinstance(one, ast.AST))
+        elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
+            yield value
 
 
 def parameters(function: Function) -> list[str]:
@@ -100,17 +116,17 @@ def decorators(function: Function) -> set[str]:
     return names
 
 
-def is_generator(function: Function) -> bool:
-    return any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in ordered(*function.body))
-
-
 def scopes(tree: ast.Module) -> Iterator[Scope]:
     """The module first, then every function in it, however deep."""
-    yield Scope("<module>", tree.body, None, "")
-    open_nodes: list[tuple[ast.AST, str]] = [(tree, "")]
-    while open_nodes:
-        node, owner = open_nodes.pop()
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield Scope(child.name, child.body, child, owner)
-            open_nodes.append((child, child.name if isinstance(child, ast.ClassDef) else owner))
+    module = Scope("<module>", tree.body, ordered(*tree.body), None, "")
+    yield module
+    waiting: list[tuple[list[ast.AST], str]] = [(module.nodes, "")]
+    while waiting:
+        nodes, owner = waiting.pop()
+        for node in nodes:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                scope = Scope(node.name, node.body, ordered(*node.body), node, owner)
+                yield scope
+                waiting.append((scope.nodes, owner))
+            elif isinstance(node, ast.ClassDef):
+                waiting.append((ordered(*node.body), node.name))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from .syntax import Function, arguments, callee, decorators, dotted, is_generator, ordered, parameters, scopes
+from .syntax import Scope, arguments, callee, decorators, dotted, parameters
 
 
 class Acquire(NamedTuple):
@@ -37,12 +37,15 @@ class Vocabulary(NamedTuple):
     """Functions that give back what they get."""
     defined: frozenset[str]
     """Other functions of the code read, methods also as ``Class.name``: nothing is guessed about them."""
+    managers: frozenset[str] = frozenset()
+    """Context managers of the code read: ``with`` over one of them is no ``with`` over a connection."""
 
     def joined(self, other: Vocabulary) -> Vocabulary:
         """Both; what acquires or releases anywhere is not counted as merely defined."""
         acquires, releases = self.acquires | other.acquires, self.releases | other.releases
         methods = {f"{acquire.owner}.{acquire.name}" for acquire in acquires}
-        return Vocabulary(acquires, releases, (self.defined | other.defined) - releases - methods)
+        defined = (self.defined | other.defined) - releases - methods
+        return Vocabulary(acquires, releases, defined, self.managers | other.managers)
 
     def shared(self) -> Vocabulary:
         """What other files may know of it: not a function named so plainly that it would mean another there."""
@@ -72,9 +75,10 @@ RELEASE_LIKE = re.compile(
 CONNECTION_LIKE = re.compile(r"(?i)conn|db")
 POOL_LIKE = r"(?i)(^|[._])(db|database|pool)\w*$|pool$"
 BARE = r"^$"
-# A file whose text has none of this defines no pair.
-DEFINES = re.compile(
-    r"getconn|putconn|raw_connection|close_returns|(?i:engine)\S*\.connect\b|def (_conn|_return)\b"
+# psycopg_pool's option by which close() gives back.
+CLOSE_RETURNS = re.compile(r"\bclose_returns\s*=\s*True\b")
+CLOSING_POOL = Vocabulary(
+    frozenset({Acquire("getconn", release="close", close_releases=True)}), frozenset(), frozenset()
 )
 
 
@@ -109,48 +113,51 @@ def releases_by_name(name: str, vocabulary: Vocabulary) -> bool:
     )
 
 
-def mentions(vocabulary: Vocabulary) -> re.Pattern[str]:
-    """Matches the text of every file that can have a finding: cheaper than to parse it."""
-    anywhere = {acquire.name for acquire in vocabulary.acquires if not acquire.receiver} | vocabulary.releases
-    parts = [r"\b(?:" + "|".join(sorted(map(re.escape, anywhere))) + r")\b"]
-    for acquire in sorted(vocabulary.acquires):
-        if acquire.receiver == ENGINE:
-            parts.append(r"(?i:engine)\S*\." + re.escape(acquire.name) + r"\b")
-        elif acquire.receiver:
-            parts.append(
-                r"(?:(?i:db|database|pool)\w*\.|self\.|cls\.|(?<![\w.]))" + re.escape(acquire.name) + r"\("
-            )
-    return re.compile("|".join(parts))
+def mentions(vocabulary: Vocabulary) -> Callable[[str], bool]:
+    """Can a file of this text have a finding? Cheaper than to parse it, and never wrongly no."""
+    names = {
+        acquire.name for acquire in vocabulary.acquires if acquire.receiver != ENGINE
+    } | vocabulary.releases
+    whole = re.compile(r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b")
+
+    def mentioned(text: str) -> bool:
+        if any(name in text for name in names) and whole.search(text):
+            return True
+        return ".connect" in text and "engine" in text.lower()
+
+    return mentioned
 
 
-def learn(tree: ast.Module, known: Vocabulary) -> Vocabulary:
+def learn(scopes: Sequence[Scope], text: str, known: Vocabulary) -> Vocabulary:
     """``known`` and what the functions of this file add; wrappers of wrappers up to three deep."""
-    functions = [(scope.function, scope.owner) for scope in scopes(tree) if scope.function]
+    if CLOSE_RETURNS.search(text):
+        known = known.joined(CLOSING_POOL)
+    functions = [scope for scope in scopes if scope.function and not scope.name.startswith("__")]
+    learned = known
     for _ in range(3):
-        before = known
-        known = known.joined(_pairs(functions, known))
-        if known == before:
+        before, learned = learned, known.joined(_pairs(functions, learned))
+        if learned == before:
             break
-    return known.joined(_closing_pools(tree))
+    return learned
 
 
-def _pairs(functions: Iterable[tuple[Function, str]], known: Vocabulary) -> Vocabulary:
+def _pairs(functions: Iterable[Scope], known: Vocabulary) -> Vocabulary:
     acquires: dict[str, Acquire] = {}
     releases: dict[str, str] = {}
     others: set[str] = set()
-    for function, owner in functions:
-        if function.name.startswith("__"):
-            continue
-        taken = _returns_connection(function, owner, known)
-        if given_parameters(function, known):
-            releases[function.name] = owner
+    managers: set[str] = set()
+    for scope in functions:
+        name, owner = scope.name, scope.owner
+        if scope.function and decorators(scope.function) & {"contextmanager", "asynccontextmanager"}:
+            managers.add(name)
+        taken = _returns_connection(scope, known)
+        if given_parameters(scope, known):
+            releases[name] = owner
         elif taken is None:
-            others |= {function.name, f"{owner}.{function.name}"}
+            others |= {name, f"{owner}.{name}"}
         else:
-            receiver = "" if CONNECTION_LIKE.search(function.name) else POOL_LIKE if owner else BARE
-            acquires[function.name] = taken._replace(
-                name=function.name, receiver=receiver, certain=True, owner=owner
-            )
+            receiver = "" if CONNECTION_LIKE.search(name) else POOL_LIKE if owner else BARE
+            acquires[name] = taken._replace(name=name, receiver=receiver, certain=True, owner=owner)
     # The wrapper that takes and the one that gives back stand in one class: the fix names the latter.
     partner = {owner: name for name, owner in sorted(releases.items(), reverse=True)}
     paired = {
@@ -160,37 +167,40 @@ def _pairs(functions: Iterable[tuple[Function, str]], known: Vocabulary) -> Voca
         for acquire in acquires.values()
     }
     # A name is what one definition says that acquires or releases, whatever its namesakes do.
-    return Vocabulary(frozenset(paired), frozenset(releases), frozenset(others - set(acquires)))
+    return Vocabulary(
+        frozenset(paired), frozenset(releases), frozenset(others - set(acquires)), frozenset(managers)
+    )
 
 
-def _returns_connection(function: Function, owner: str, known: Vocabulary) -> Optional[Acquire]:
+def _returns_connection(scope: Scope, known: Vocabulary) -> Optional[Acquire]:
     """How the connection was taken that this function hands to its caller; None if it hands none.
 
     Not counted: generators and properties, and a connection that is also kept in a field (the caller borrows it).
     """
-    if is_generator(function) or decorators(function) & {"property", "cached_property", "contextmanager"}:
+    if scope.function is None or decorators(scope.function) & {"property", "cached_property"}:
         return None
-    taken: dict[str, Acquire] = {}
-    kept: set[str] = set()
-    returned: list[ast.expr] = []
-    for node in ordered(*function.body):
-        if isinstance(node, ast.Return) and node.value:
-            returned.append(node.value)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and node.value:
-            acquire = _taken(node.value, known, owner)
+    returned = [node.value for node in scope.nodes if isinstance(node, ast.Return) and node.value]
+    direct = [acquire for value in returned for acquire in [_taken(value, known, scope.owner)] if acquire]
+    taken = _taken_names(scope, known)
+    kept = {
+        dotted(node.value)
+        for node in scope.nodes
+        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Attribute) for target in node.targets)
+    }
+    by_name = [taken[name] for name in map(dotted, returned) if name in taken and name not in kept]
+    return None if scope.is_generator else next(iter([*direct, *by_name]), None)
+
+
+def _taken_names(scope: Scope, known: Vocabulary) -> dict[str, Acquire]:
+    """The variables to which an acquire is assigned."""
+    taken = {}
+    for node in scope.nodes:
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and node.value:
+            acquire = _taken(node.value, known, scope.owner)
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if acquire and isinstance(target, ast.Name):
                     taken[target.id] = acquire
-                elif isinstance(target, ast.Attribute):
-                    kept.add(dotted(node.value))
-    for value in returned:
-        direct = _taken(value, known, owner)
-        if direct:
-            return direct
-        name = dotted(value)
-        if name in taken and name not in kept:
-            return taken[name]
-    return None
+    return taken
 
 
 def _taken(value: ast.expr, known: Vocabulary, owner: str) -> Optional[Acquire]:
@@ -199,22 +209,15 @@ def _taken(value: ast.expr, known: Vocabulary, owner: str) -> Optional[Acquire]:
     return acquire_of(value, known, owner) if isinstance(value, ast.Call) else None
 
 
-def given_parameters(function: Function, known: Vocabulary) -> set[str]:
-    """The parameters that a function hands to a function known to give back."""
+def given_parameters(scope: Scope, known: Vocabulary) -> set[str]:
+    """The parameters that a function hands to a function known to give back.
+
+    Not one that it may also take itself (``conn=None``): that it gives back only then.
+    """
     given: set[str] = set()
-    for node in ordered(*function.body):
+    for node in scope.nodes:
         if isinstance(node, ast.Call) and callee(node)[1] in known.releases:
             given.update(dotted(argument) for argument in arguments(node))
-    return given & set(parameters(function))
-
-
-def _closing_pools(tree: ast.Module) -> Vocabulary:
-    """psycopg_pool's ``close_returns=True`` makes ``close()`` a release."""
-    acquires = frozenset(
-        Acquire("getconn", release="close", close_releases=True)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.keyword)
-        and node.arg == "close_returns"
-        and getattr(node.value, "value", None) is True
-    )
-    return Vocabulary(acquires, frozenset(), frozenset())
+    if not scope.function or not given & set(parameters(scope.function)):
+        return set()
+    return given & set(parameters(scope.function)) - set(_taken_names(scope, known))

@@ -158,11 +158,12 @@ class Pool:
     ) -> Iterator[PooledConnection]:
         """Borrow a connection for the block: commits at its end, rolls back if it raises."""
         connection = self.getconn(timeout, long_lived=long_lived)
+        lease = connection.lease
         try:
             yield connection
             connection.commit()
         finally:
-            self.putconn(connection)  # rolls back what was not committed
+            self._give_back(connection, lease)  # rolls back what was not committed
 
     def getconn(self, timeout: float | None = None, *, long_lived: str | None = None) -> PooledConnection:
         """A connection that is alive; give it back with `putconn`.
@@ -196,8 +197,10 @@ class Pool:
         Never raises because of the connection's state. Raises PoolError for one that is not borrowed from
         this pool in this process, as after a second return.
         """
-        lease = getattr(connection, "lease", None)
-        if lease not in self._used:
+        self._give_back(connection, getattr(connection, "lease", None), close)
+
+    def _give_back(self, connection: PooledConnection, lease: Lease | None, close: bool = False) -> None:
+        if lease is None or lease not in self._used:
             raise PoolError("this connection is not borrowed from this pool: was it returned before?")
         connection.lease = None
         cause: str | None = UNFIT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -444,7 +445,7 @@ class Secure:
 
     port: int
     root: Path
-    encrypted: Callable[[], int]  # how many sessions of `app` are encrypted now, or were so far
+    encrypted: Callable[[], int]  # how many sessions were encrypted so far
 
 
 class Front:
@@ -518,9 +519,11 @@ def certificate(directory: Path, name: str) -> tuple[Path, Path]:
 @pytest.fixture(
     scope="module", params=["front", *packaged_versions()], ids=lambda p: str(p).split("/")[-2:][0]
 )
-def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+def secure(request: pytest.FixtureRequest) -> Iterator[Secure]:
     """TLS before the embedded server, which is built without it, and that of an installed server."""
-    root, key = certificate(tmp_path_factory.mktemp("tls"), "server")
+    keys = fresh_directory("odras-tls-")
+    root, key = certificate(keys, "server")
+    account().own(keys)
     front = request.param == "front"
     directory = fresh_directory("odras-")
     server = Postgres(directory) if front else Packaged(request.param, directory)
@@ -530,14 +533,7 @@ def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             server.start()
             for_tls, for_plain = "host all {} 127.0.0.2/32 {}", "host all {} 127.0.0.1/32 {}"
         else:
-            for name, source in (("server.crt", root), ("server.key", key)):
-                copy = directory / name
-                copy.touch(mode=0o600)
-                copy.write_bytes(source.read_bytes())
-                account().own(copy)
-            server.start(
-                ssl="on", ssl_cert_file=directory / "server.crt", ssl_key_file=directory / "server.key"
-            )
+            server.start(ssl="on", ssl_cert_file=root, ssl_key_file=key, log_connections="on")
             for_tls, for_plain = "hostssl all {} 127.0.0.1/32 {}", "hostnossl all {} 127.0.0.1/32 {}"
         for role in ("app", "guarded", "plain"):
             server.sql(f"CREATE ROLE {role} LOGIN PASSWORD %s", (PASSWORD,))
@@ -553,11 +549,12 @@ def secure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             proxy = Front(server.port, root, key)
             yield Secure(proxy.port, root, lambda: proxy.encrypted if proxy else 0)
         else:
-            yield Secure(server.port, root, lambda: 1)
+            yield Secure(server.port, root, lambda: server.log.read_text().count("SSL enabled"))
     finally:
         if proxy:
             proxy.close()
         server.remove()
+        shutil.rmtree(keys)
 
 
 def over(secure: Secure, user: str, sslmode: str, password: str = PASSWORD, **changes: Any) -> dict[str, Any]:
@@ -577,14 +574,16 @@ def test_tls_is_spoken(secure: Secure, sslmode: str) -> None:
     data = over(secure, "app", sslmode, sslrootcert=str(secure.root))
     assert data["ok"], data["error"]
     assert data["seconds_by_phase"]["tls"] > 0
-    assert secure.encrypted() >= max(before, 1)
+    assert secure.encrypted() == before + 1
 
 
 def test_tls_is_not_spoken(secure: Secure) -> None:
+    before = secure.encrypted()
     for sslmode in ("disable", "allow"):
         data = over(secure, "app", sslmode)
         assert data["ok"], data["error"]
         assert "tls" not in data["seconds_by_phase"]
+    assert secure.encrypted() == before
 
 
 @pytest.mark.parametrize(

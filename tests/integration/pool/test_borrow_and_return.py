@@ -427,7 +427,7 @@ def test_many_threads_in_trouble_lose_nothing(house: House) -> None:
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(trouble, range(12)))
     gc.collect()
-    assert counts(pool)[0] == 0
+    until(lambda: counts(pool)[0] == 0)  # a connection may still be in the making for a waiter already served
     held = [pool.getconn(timeout=5) for _ in range(5)]
     assert len({connection.backend_pid for connection in held}) == 5
     until(lambda: len(house.backends(pool)) == 5)

@@ -432,3 +432,81 @@ def ends_the_program():
 def said_to_be_right():
     conn = pool.getconn()  # runbook: ignore[R1] the process holds it for its whole life: advisory lock
     conn.cursor().execute("SELECT pg_advisory_lock(1)")
+
+
+def pool_asked_for_too():
+    conn = None
+    try:
+        conn = pool.getconn()
+        save(conn)
+    finally:
+        if conn and pool and not pool.closed:
+            pool.putconn(conn)
+
+
+def pooled_or_direct():
+    if pool is not None:
+        conn = pool.getconn()
+        pooled = True
+    else:
+        conn = psycopg2.connect(dsn)
+        pooled = False
+    try:
+        save(conn)
+    finally:
+        if pooled:
+            pool.putconn(conn)
+        else:
+            conn.close()
+
+
+def own_or_callers(status, conn=None):
+    own = False
+    if conn is None:
+        own = True
+        conn = pool.getconn()
+    try:
+        save(conn, status)
+    finally:
+        if own:
+            pool.putconn(conn)
+
+
+def lends_to_own_or_callers():
+    conn = pool.getconn()
+    try:
+        own_or_callers("begun", conn)
+    finally:
+        pool.putconn(conn)
+
+
+class ManagedGetconn(ThreadedConnectionPool):
+    @contextmanager
+    def getconn(self):
+        conn = super().getconn()
+        try:
+            yield conn
+        finally:
+            self.putconn(conn)
+
+    def used(self):
+        with self.getconn() as conn:
+            save(conn)
+
+
+class SwapsItsField:
+    def open(self):
+        self._conn = self._pool.getconn()
+
+    def close(self):
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return
+        broken = bool(conn.closed)
+        try:
+            if not broken:
+                conn.rollback()
+        except psycopg2.Error:
+            broken = True
+        finally:
+            self._pool.putconn(conn, close=broken)

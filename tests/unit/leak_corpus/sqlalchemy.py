@@ -93,3 +93,15 @@ class KeepsAndCloses:
 
     def __exit__(self, *error):
         self.connection.close()
+
+
+def own_or_callers(connection=None):
+    own = connection is None
+    conn = connection or (engine.raw_connection() if engine else psycopg2.connect(dsn))
+    try:
+        save(conn)
+        if own:
+            conn.commit()
+    finally:
+        if own:
+            conn.close()

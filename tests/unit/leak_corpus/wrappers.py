@@ -149,3 +149,12 @@ async def wrapper_async():
 async def uses_wrapper_async():
     conn = await wrapper_async()  # expect: R1
     await save(conn)
+
+
+class AsksAnUnknownChecker:
+    def checked_connection(self):
+        conn = self.pool.getconn()
+        if not self.checker.is_healthy(conn):
+            self.pool.putconn(conn, close=True)
+            conn = self.pool.getconn()
+        return conn

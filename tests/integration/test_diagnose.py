@@ -1,0 +1,227 @@
+"""The five faults of the lab, each made for real and diagnosed with one command: the whole way through."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.common.clock import seconds_of
+from tests.integration.playbook import Diagnosis, audit_lines, diagnose, identities
+from tests.lab.faults import FAULTS, Fault
+from tests.lab.lab import Lab
+
+# fault → outcomes that may be; whether the first login fails (None: as it comes); does the run end with 0
+WANTED: dict[str, tuple[set[str], bool | None, bool]] = {
+    "healthy": ({"healthy"}, False, True),
+    "slot_leak": ({"restored"}, True, True),
+    "sessions_terminated": ({"healthy", "restored"}, None, True),  # the app heals while it is probed
+    "postgres_down": ({"not_restored"}, True, False),
+    "app_down": ({"restored"}, True, True),
+}
+VERBS = {"none": "none", "start": "start", "restart": "restart"}
+STEPS = [
+    "is the monitor running",
+    "pool status of the running process",
+    "PostgreSQL's side",
+    "connection leaks in the source",
+    "monitoring frequency",
+    "debug logging",
+]
+
+
+@dataclass
+class Case:
+    """One fault and the run that met it. `before`, `after`: (pid, start time) of the app's processes."""
+
+    fault: Fault
+    run: Diagnosis
+    before: list[tuple[int, int]]
+    after: list[tuple[int, int]]
+    sessions: list[tuple[int]]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return self.run.report()
+
+
+@pytest.fixture(scope="module", params=list(FAULTS))
+def case(
+    request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Case:
+    name: str = request.param
+    shared_lab.heal()
+    shared_lab.break_(name)
+    before = identities(shared_lab)
+    run = diagnose(shared_lab.inventory, tmp_path_factory.mktemp(name))
+    own: list[tuple[int]] = []
+    if shared_lab.server.running():
+        own = shared_lab.server.sql(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%runbook%'"
+        )
+    print(
+        f"{name}: first line after {run.lines[0][0]:.1f} s, cause after"
+        f" {run.second_of('step 6'):.1f} s, end after {run.lines[-1][0]:.1f} s"
+    )
+    return Case(FAULTS[name], run, before, identities(shared_lab), own)
+
+
+def test_every_fault_is_expected_here() -> None:
+    assert set(WANTED) == set(FAULTS)
+
+
+def test_the_cause_is_found(case: Case) -> None:
+    assert case.report["cause"] == case.fault.wanted_cause, case.run.output
+    assert case.report["confidence"] in ("decided", "likely")
+    assert case.report["title"]
+    assert case.report["why"]
+
+
+def test_the_outcome_and_the_exit_status(case: Case) -> None:
+    outcomes, fails, fine = WANTED[case.fault.name]
+    assert case.report["outcome"] in outcomes
+    assert (case.run.status == 0) == fine, case.run.output
+    before, after = case.report["login_before"], case.report["login_after"]
+    assert fails is None or before["ok"] is not fails
+    assert after["ok"] is fine
+    assert before["kind"] == after["kind"] == "full"
+    for login in (before, after):
+        assert login["attempts"] >= 3
+        assert sum(login["by_status"].values()) == login["attempts"]
+        assert (login["failed"] == 0) == login["ok"]
+        assert seconds_of(login["at"])
+    assert (seconds_of(before["at"]) or 0) <= (seconds_of(after["at"]) or 0)
+    (row,) = case.run.document("fleet.json")["hosts"]
+    assert row == {
+        "host": "web-1",
+        "outcome": case.report["outcome"],
+        "cause": case.fault.wanted_cause,
+        "reachable": True,
+    }
+
+
+def test_exactly_what_helps_is_done(case: Case, shared_lab: Lab) -> None:
+    action = case.run.action()
+    assert action["action"] == VERBS[case.fault.wanted_restart]
+    assert action["result"] == "done"
+    assert action["why"]
+    told = {key: sorted((p["pid"], p["start_ticks"]) for p in action[key]) for key in ("before", "after")}
+    assert told["before"] == case.before
+    if case.fault.wanted_restart == "none":
+        assert case.before == case.after
+        assert told["after"] == []
+        assert case.report["restart_helps"] is False
+    else:
+        assert case.report["restart_helps"] is True
+        assert told["after"] == case.after != []
+        assert not set(case.before) & set(case.after)
+        assert not {pid for pid, _ in case.before} & set(shared_lab.app_pids()), "an old process is left"
+
+
+def test_how_long_the_cure_holds_is_said_for_what_comes_back(case: Case) -> None:
+    assert (case.report["holds_seconds"] is not None) == (case.fault.name == "slot_leak")
+
+
+def test_the_action_is_audited_on_the_host_and_on_the_controller(case: Case) -> None:
+    there, here = case.run.audit(), audit_lines(case.run.reports / "audit.log")
+    if case.fault.wanted_restart == "none":
+        assert there == here == []
+        return
+    ((host_line,), (line,)) = there, here
+    for one in (host_line, line):
+        assert one["run_id"] == case.report["run_id"]
+        assert (one["action"], one["result"]) == (case.fault.wanted_restart, "done")
+        assert one["cause"] == case.fault.wanted_cause
+        assert "@" in one["who"]
+        assert seconds_of(one["at"])
+    assert line["host"] == "web-1"
+    assert line["evidence_sha256"] == case.report["evidence"][0]["sha256"]
+    assert host_line["before"] == [pid for pid, _ in case.before]
+    assert host_line["after"] == [pid for pid, _ in case.after]
+    assert host_line["login_ok"] is True
+
+
+def test_the_six_steps_are_gone_through_in_their_order(case: Case) -> None:
+    steps = case.report["steps"]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step["name"] for step in steps] == STEPS
+    assert all(step["summary"] for step in steps)
+    seconds = [case.run.second_of(f"step {number}, {name}: ") for number, name in enumerate(STEPS, 1)]
+    assert seconds == sorted(seconds)
+    for step in steps:
+        wanted = f"step {step['step']}, {step['name']}: {step['status']}: {step['summary']}"
+        assert wanted in case.run.output
+    status = {step["step"]: step["status"] for step in steps}
+    assert (status[5], status[6]) == ("skipped", "skipped")
+    assert status[3] == ("fail" if case.fault.name == "postgres_down" else "ok")
+    assert (status[2] == "fail") == (case.fault.name == "slot_leak")
+    assert status[4] == "warn"  # the lab's source has the guide's leak
+    assert "services/db.py" in steps[3]["summary"]
+
+
+def test_the_evidence_is_whole_and_the_report_points_to_it(case: Case) -> None:
+    evidence, database = case.run.evidence(), case.run.document("databases/main.json")
+    unread = {name for name, view in evidence["views"].items() if view["state"] != "ok"}
+    assert unread <= {"pool", "monitor"}, {name: evidence["views"][name]["reason"] for name in unread}
+    assert evidence["run_id"] == database["run_id"] == case.report["run_id"] == case.run.run.name
+    assert database["views"]["connection"]["state"] == "ok"
+    assert database["views"]["connection"]["data"]["ok"] == (case.fault.name != "postgres_down")
+    files = {entry["file"]: entry["sha256"] for entry in case.report["evidence"]}
+    assert set(files) == {"evidence/web-1.json", "databases/main.json"}
+    for name, digest in files.items():
+        assert hashlib.sha256((case.run.run / name).read_bytes()).hexdigest() == digest
+    assert case.sessions == [], "the diagnosis left sessions on the server"
+
+
+def test_only_the_owner_can_read_the_reports(case: Case) -> None:
+    found = [case.run.reports, *case.run.reports.rglob("*")]
+    assert len(found) > 8
+    for path in found:
+        if path.is_symlink():
+            continue
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+    names = {path.relative_to(case.run.run).as_posix() for path in case.run.run.rglob("*")}
+    assert {"fleet.json", "hosts/web-1.json", "web-1/ticket.md"} <= names
+    assert not [name for name in names if Path(name).name.startswith(".")], "a half-written file is left"
+
+
+def test_latest_points_to_the_run(case: Case) -> None:
+    link = case.run.reports / "latest"
+    assert link.is_symlink()
+    assert Path(case.run.reports, link.readlink()) == case.run.reports / case.report["run_id"]
+
+
+def test_the_output_is_plain_and_says_the_cause_first(case: Case) -> None:
+    output = case.run.output
+    assert "\x1b" not in output
+    screen = output[output.index("PLAY [Report]") :]
+    head = re.search(rf"^web-1 +([A-Z, ]+?)   {case.fault.wanted_cause}\b.*$", screen, re.MULTILINE)
+    assert head, screen
+    wanted = {"healthy": "HEALTHY", "restored": "RESTORED", "not_restored": "NOT RESTORED"}
+    assert head.group(1).startswith(wanted[case.report["outcome"]])
+    if case.fault.wanted_restart == "none" and case.report["outcome"] == "not_restored":
+        assert head.group(1) == "NOT RESTORED, NOT TOUCHED"
+    body = screen[head.start() : screen.index(" masked\n")]
+    assert [line for line in body.splitlines() if len(line) > 100 and str(case.run.reports) not in line] == []
+    for word in ("login", "done", "next", "why", "steps", "saved"):
+        assert re.search(rf"^  {word} ", body, re.MULTILINE), word
+
+
+def test_the_ticket_says_what_the_report_says(case: Case) -> None:
+    ticket = (case.run.run / "web-1" / "ticket.md").read_text()
+    assert ticket.startswith("## web-1: ")
+    assert f"**Cause**: {case.report['cause']} ({case.report['confidence']})" in ticket
+    assert case.report["run_id"] in ticket
+    assert case.report["evidence"][0]["sha256"] in ticket
+
+
+def test_what_the_probe_caused_is_counted_in_the_log(case: Case) -> None:
+    log = case.run.evidence()["views"]["log"]["data"]
+    exhausted = log["during_login"].get("pool_exhausted", 0)
+    assert (exhausted > 0) == (case.fault.name == "slot_leak")
