@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from typing import Any, Optional
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.clock import rfc3339
@@ -108,12 +107,13 @@ class ActionModule(ActionBase):
             if arguments["approve"] == digest:
                 return {**action, "result": "go"}
             return {**action, "why": f"diagnose_approve is {arguments['approve']}, and the plan is {digest}"}
-        if not sys.__stdin__ or not sys.__stdin__.isatty():
-            return {
-                **action,
-                "why": f"diagnose_restart is ask; to approve this plan: -e diagnose_approve={digest}",
-            }
-        answer = run.display.prompt_until(f"      {action['action']} {host}? yes or no: ", seconds=300)
+        try:  # asked by way of the main process: this one has no terminal
+            answer = run.display.prompt_until(f"      {action['action']} {host}? yes or no: ", seconds=300)
+        except AnsiblePromptNoninteractive:
+            words = f"diagnose_restart is ask; to approve this plan: -e diagnose_approve={digest}"
+            return {**action, "why": words}
+        except AnsiblePromptInterrupt:
+            answer = b""
         if (answer or b"").decode(errors="replace").strip().lower() in ("y", "yes"):
             return {**action, "result": "go"}
         return {**action, "why": "the person at the terminal did not say yes"}

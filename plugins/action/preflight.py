@@ -1,4 +1,4 @@
-"""Refuse, before anything is read, what would end green on nothing; then begin the run."""
+"""Refuse, before anything is read or touched, what would end green on nothing or cannot fit; then begin the run."""
 
 from __future__ import annotations
 
@@ -36,6 +36,43 @@ def unknown_variables(names: set[str], known: set[str]) -> list[str]:
     return lines
 
 
+def defaults(role: str) -> dict[str, Any]:
+    """The defaults of a role of this collection, as they are written."""
+    loaded: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    return loaded
+
+
+def connection_budget(apps: dict[str, dict[str, Any]], server: dict[str, Any]) -> Optional[str]:
+    """What is wrong with hosts x processes x maximum against the server's slots; None when it fits.
+
+    ``apps``: host → its variables. ``server``: the variables of the database's host.
+    """
+    told = {**defaults("app"), **defaults("postgres")}
+
+    def value(variables: dict[str, Any], name: str) -> int:
+        given = variables.get(name, told[name])
+        try:
+            return int(given)
+        except (TypeError, ValueError):
+            raise AnsibleActionFail(f"{name} is {given!r}: a whole number is wanted") from None
+
+    parts = {
+        host: value(v, "app_workers") * value(v, "postgres_pool_max_connections") for host, v in apps.items()
+    }
+    slots = value(server, "postgres_max_connections")
+    reserved = value(server, "postgres_superuser_reserved_connections") + value(
+        server, "postgres_reserved_connections"
+    )
+    wanted = sum(parts.values())
+    if wanted <= slots - reserved:
+        return None
+    sums = ", ".join(f"{host} {number}" for host, number in sorted(parts.items()))
+    return (
+        f"the pools may open {wanted} connections (app_workers x postgres_pool_max_connections: {sums}), and the server"
+        f" gives them {slots - reserved} (postgres_max_connections {slots} - {reserved} reserved)"
+    )
+
+
 class ActionModule(ActionBase):
     """Runs on the controller, once, whatever hosts the inventory has."""
 
@@ -43,7 +80,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """Begin a run; its result sets ``runbook_run``."""
+        """With ``reports`` a run is begun there; with ``budget`` the pools must fit the server."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
@@ -59,7 +96,14 @@ class ActionModule(ActionBase):
         wrong = unknown_variables(names, known_variables())
         if wrong:
             raise AnsibleActionFail("; ".join(wrong))
-        run = Run.create(self._task.args["reports"])
-        run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
-        result.update(changed=False, ansible_facts=run.facts())
+        servers = groups.get("postgres", [])
+        if self._task.args.get("budget") and servers:
+            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
+            if trouble:
+                raise AnsibleActionFail(trouble)
+        result["changed"] = False
+        if self._task.args.get("reports"):
+            run = Run.create(self._task.args["reports"])
+            run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
+            result["ansible_facts"] = run.facts()
         return result

@@ -13,12 +13,12 @@ def collect(roots: list[str], deadline_seconds: float, first: Iterable[str] = ()
     """The ``data`` of view ``source`` in host-evidence.schema.json: ``{roots, files, complete, findings}``.
 
     ``first`` names the files of live checkout sites; they are searched before the rest of ``roots``. The search
-    is complete only if it reached its end in ``deadline_seconds`` and could read every file it had to.
+    is complete only if it read something, could read all it had to, and ended within ``deadline_seconds``.
     """
     result = search_paths(roots, deadline=time.monotonic() + deadline_seconds, first=first)
     return {
         "roots": roots,
         "files": result.files,
-        "complete": result.complete and not result.unread,
+        "complete": result.complete and result.files > 0 and not result.unread,
         "findings": [finding.as_dict() for finding in result.findings],
     }

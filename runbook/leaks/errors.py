@@ -17,13 +17,15 @@ from .syntax import arguments, callee, dotted, name_set
 QUIET_FUNCTIONS = name_set(
     """id len str repr bool type isinstance issubclass hasattr getattr setattr callable print range enumerate zip reversed
     list tuple dict set frozenset super min max sum any all abs round vars partial
-    suppress closing aclosing nullcontext ExitStack AsyncExitStack"""
+    suppress closing aclosing nullcontext ExitStack AsyncExitStack
+    time monotonic perf_counter time_ns sleep getpid get_ident uuid4"""
 )
 QUIET_METHODS = name_set(
     """append appendleft add insert extend setdefault update discard clear keys values items copy lower upper strip
     split rsplit startswith endswith join format debug info warning error exception critical log time monotonic
     perf_counter time_ns monotonic_ns now utcnow today isoformat total_seconds get_ident current_thread
-    callback enter_context push suppress closing aclosing nullcontext ExitStack AsyncExitStack is_set is_alive sleep done cancelled"""
+    callback enter_context push suppress closing aclosing nullcontext ExitStack AsyncExitStack is_set sleep done cancelled
+    remove getpid uuid4 inc dec observe"""
 )
 LOCK_METHODS = frozenset({"acquire", "release", "locked", "notify", "notify_all"})
 # A question about the connection (`is_healthy(conn)`) is taken to answer, not to raise, where it is not known.

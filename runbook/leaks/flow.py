@@ -36,7 +36,7 @@ from .state import (
     TooManyPaths,
 )
 from .syntax import Scope, arguments, callee, decorators, dotted, ordered, parameters, root
-from .vocabulary import Acquire, releases_by_name
+from .vocabulary import CONNECTION_LIKE, Acquire, releases_by_name
 
 MAX_ROUNDS, BUDGET = 4, 20_000
 EXITS = {("sys", "exit"), ("os", "_exit"), ("", "exit"), ("", "quit")}
@@ -145,7 +145,7 @@ class Walk:
                 if isinstance(node, ast.Delete):
                     for target in node.targets:
                         state = self._forget(dotted(target), None, state, node.lineno)
-                elif isinstance(node, ast.Assert):
+                elif isinstance(node, ast.Assert) and not self._read.truth(node.test, state):
                     self._fail(flow, state, ANY, node.lineno)
                 flow.add(NEXT, self._settled(state, node.lineno))
 
@@ -406,10 +406,9 @@ class Walk:
             if self._read.closes(call, state):
                 self._fail(flow, state, CONN, call.lineno, dead=True)
                 return self._close(state, call.lineno)
-            if name in STORES and isinstance(call.func, ast.Attribute):
-                for part in arguments(call):
-                    if self._read.carries(part, state):
-                        state = self._place(call.func.value, state, inside=True)
+            ours = any(self._read.carries(part, state) for part in arguments(call))
+            if ours and name in STORES and isinstance(call.func, ast.Attribute):
+                return self._place(call.func.value, state, inside=True)
             if self._read.leaves_unsure(call, state):  # should the taker fail, that is the taker's to mend
                 return state._replace(unsure=True)
         kind, dead = self._raises(call, state)
@@ -441,7 +440,8 @@ class Walk:
     def _raises(self, call: ast.Call, state: State) -> tuple[str, bool]:
         """(kind of the error the call may raise or an empty string, whether the connection is its subject)."""
         name = callee(call)[1]
-        if releases_by_name(name, self.source.vocabulary):  # a release that fails is not the caller's leak
+        # A release that fails, or somebody who is given the fresh connection, is not the caller's leak.
+        if releases_by_name(name, self.source.vocabulary) or any(one is self.site for one in arguments(call)):
             return "", False
         if self._read.touches(call.func, state):
             return of_connection(call), True
@@ -489,9 +489,12 @@ class Walk:
             return state
         if isinstance(target, ast.Starred):
             return self._bind(target.value, value, state)
-        ours = value is not None and state.live and self._read.carries(value, state)
-        cursor = self._read.makes_cursor(value, state)
         name = dotted(target)
+        ours = value is not None and state.live and self._read.carries(value, state)
+        if isinstance(value, ast.Call) and any(part is self.site for part in arguments(value)):
+            # `conn = prepared(pool.getconn())`: by its name, what comes out is what went in.
+            ours = ours or CONNECTION_LIKE.search(name) is not None
+        cursor = self._read.makes_cursor(value, state)
         if name and not ours:
             state = self._forget(name, value, state, target.lineno)
         elif ours:
@@ -500,6 +503,9 @@ class Walk:
         if cursor and name:
             self._cursors_ever.add(name)
             state = state._replace(cursors=state.cursors | {name})
+            # A cursor on a connection without a name may be the way back to it.
+            if not state.names and any(dotted(node) == f"{name}.connection" for node in self._read.nodes):
+                state = state._replace(names=frozenset({f"{name}.connection"}))
         return state
 
     def _forget(self, name: str, value: Optional[ast.expr], state: State, line: int) -> State:

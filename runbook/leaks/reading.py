@@ -18,7 +18,7 @@ CLOSES = frozenset({"close", "aclose", "invalidate", "detach", "__exit__", "__ae
 # Their result is the connection they were given, or it on which they are called.
 ENTERS = frozenset({"enter_context", "enter_async_context"})
 CLOSING = frozenset({"closing", "aclosing"})
-PASS_ON = ENTERS | CLOSING | {"cast"}
+PASS_ON = ENTERS | CLOSING | {"cast", "wait_for", "shield", "run_until_complete"}
 TAKE_OUT = frozenset({"pop", "popleft", "popitem", "get", "values", "items", "copy", "execution_options"})
 CURSOR_MAKERS = frozenset({"cursor", "execute", "pipeline"})
 # They hand what they get to another thread or task.
@@ -226,7 +226,8 @@ class Reader:
 
     def _is_release(self, value: ast.expr) -> bool:
         """A reference to a function that gives back: ``pool.putconn``, not called."""
-        return dotted(value).rpartition(".")[2] in self.vocabulary.releases
+        name = dotted(value).rpartition(".")[2]
+        return bool(name) and releases_by_name(name, self.vocabulary)
 
     def _closes_over(self, name: str, state: State) -> bool:
         return bool(self.closures.get(name, frozenset()) & state.names)

@@ -183,8 +183,12 @@ class PooledConnection(extensions.connection):
         A glance always; a round trip of at most `seconds` if the glance leaves doubt or nothing was heard for
         `after_idle` seconds.
         """
-        if self.glance() is None and not self.suspect and clock() - self.checked_at < after_idle:
+        found = self.glance()
+        heard_lately = not self.suspect and clock() - self.checked_at < after_idle
+        if found is None and heard_lately:
             return None
+        if found is not None and found != SUSPECT:
+            return found
         try:
             self.ask(watchdog, "SELECT 1", seconds)
         except Dead as dead:
@@ -194,7 +198,10 @@ class PooledConnection(extensions.connection):
         return None
 
     def glance(self) -> str | None:
-        """What the kernel knows, without a round trip: None (all is well), SUSPECT, or what ended it."""
+        """What the kernel knows, without a round trip: None (all is well), SUSPECT, or what ended it.
+
+        To be asked once: the kernel tells a reset only the first time.
+        """
         if self.closed:
             return "in_use"
         events = self._poll.poll(0)
@@ -209,13 +216,10 @@ class PooledConnection(extensions.connection):
         return None
 
     def ask(self, watchdog: Watchdog, statement: str, seconds: float) -> tuple[Any, ...] | None:
-        """A glance, then one row by a round trip that leaves no transaction behind.
+        """One row by a round trip that leaves no transaction behind.
 
-        Raises Dead if it is dead or no answer comes in time, psycopg2.Error if the answer is an error.
+        Raises Dead if no answer comes within `seconds`, psycopg2.Error if the answer is an error.
         """
-        found = self.glance()
-        if found is not None and found != SUSPECT:
-            raise Dead(found)
         try:
             with watchdog.guard(self, seconds):
                 self.autocommit = True
@@ -322,19 +326,21 @@ class Dead(Exception):
 def read_last_words(said: bytes, hung_up: bool) -> str | None:
     """Judge bytes that lie unread on an idle connection: None, SUSPECT, or what ended it.
 
-    A notice, a notification or a changed parameter (N, A, S) may lie there on a healthy connection; under TLS
-    nothing can be read, so that it is a suspect until it hangs up.
+    A notice, a notification or a changed parameter (N, A, S) may lie there on a healthy connection. After a
+    crash the last word is a notice, too, not an error (E). Under TLS nothing can be read: a suspect until it
+    hangs up.
     """
-    if not said:
-        return "fin"
+    ended = "fin" if hung_up or not said else None
     position = 0
     while position + 5 <= len(said):
         kind = said[position : position + 1]
         end = position + 1 + int.from_bytes(said[position + 1 : position + 5], "big")
+        if kind not in (b"E", b"N", b"A", b"S") or end < position + 5:
+            return ended or SUSPECT
+        code = re.search(rb"(?:^|\0)C([0-9A-Z]{5})\0", said[position + 5 : end]) if kind in b"EN" else None
         if kind == b"E":
-            code = re.search(rb"(?:^|\0)C([0-9A-Z]{5})(?:\0|$)", said[position + 5 : end])
             return code[1].decode() if code else "fin"
-        if kind not in (b"N", b"A", b"S") or end < position + 5:
-            return "fin" if hung_up else SUSPECT
+        if code and hung_up and code[1].startswith(b"57P"):
+            ended = code[1].decode()
         position = end
-    return "fin" if hung_up else None
+    return ended

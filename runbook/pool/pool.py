@@ -23,7 +23,7 @@ from typing import Any, Callable, NamedTuple
 import psycopg2
 from psycopg2.pool import PoolError
 
-from .connection import LAST_WORDS, UNFIT, Borrower, Dead, Lease, PooledConnection, Watchdog, clock
+from .connection import LAST_WORDS, SUSPECT, UNFIT, Borrower, Dead, Lease, PooledConnection, Watchdog, clock
 from .monitor import LoopHeartbeat, Monitor
 from .request import current_request
 from .settings import Settings
@@ -571,6 +571,9 @@ class Pool:
             self._testing.append(connection)
         cause: str | None = UNFIT
         try:
+            found = connection.glance()
+            if found is not None and found != SUSPECT:
+                raise Dead(found)
             row = connection.ask(self._watchdog, statement, self.settings.validation_timeout)
             cause = None
             return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,8 +99,10 @@ class Diagnosis:
 
     @property
     def run(self) -> Path:
-        """The directory of the newest run."""
-        return (self.reports / "latest").resolve(strict=True)
+        """The directory of this run; `reports/latest` is that of the newest."""
+        told = re.search(r"run (\S+), reports go to", self.output)
+        assert told, self.output
+        return self.reports / told.group(1)
 
     def document(self, name: str) -> dict[str, Any]:
         """A document of this run, valid."""

@@ -27,10 +27,12 @@ Begin = Callable[..., Diagnosis]
 
 
 @pytest.fixture
-def exhausted(lab: Lab) -> Lab:
-    """The lab with the guide's own symptom: a restart helps."""
-    lab.break_("slot_leak")
-    return lab
+def exhausted(shared_lab: Lab) -> Lab:
+    """The lab with the guide's own symptom: a restart helps. One that a test left so is taken as it is."""
+    if not (shared_lab.server.running() and shared_lab.sessions() == 0 and shared_lab.login() == 500):
+        shared_lab.heal()
+        shared_lab.break_("slot_leak")
+    return shared_lab
 
 
 @pytest.fixture
@@ -93,23 +95,21 @@ def test_the_approved_plan_is_done_and_then_the_cool_down_holds(exhausted: Lab, 
     assert approved.status == 0, approved.output
     assert (approved.report()["outcome"], approved.action()["result"]) == ("restored", "done")
     assert not set(before) & set(identities(exhausted))
-    # It comes back, the same hash is given again, and a second restart within the cool-down is not done.
+    # It comes back. A restart within the cool-down is not done, and what was approved once is not for ever.
     exhausted.break_("slot_leak")
+    hosts = {
+        "cooling": {"diagnose_restart": "auto"},
+        "web-1": {"diagnose_restart": "ask", "diagnose_approve": plan.group(1)},
+    }
     with untouched(exhausted):
-        again = diagnose(exhausted.inventory, tmp_path)
+        again = diagnose(inventory(exhausted, tmp_path / "hosts.yml", hosts), tmp_path)
     assert again.status != 0
-    assert again.report()["outcome"] == "not_restored"
-    action = again.action()
-    assert (action["action"], action["result"]) == ("restart", "refused")
+    for host in hosts:
+        assert again.report(host)["outcome"] == "not_restored"
+        assert (again.action(host)["action"], again.action(host)["result"]) == ("restart", "refused")
     for words in ("cool-down", "900", "diagnose_cooldown", approved.report()["run_id"], "slot_leak"):
-        assert words in action["why"]
-    with untouched(exhausted):
-        stale = diagnose(
-            exhausted.inventory,
-            tmp_path,
-            *("-e", "diagnose_restart=ask", "-e", f"diagnose_approve={plan.group(1)}"),
-        )
-    assert plan.group(1) in stale.action()["why"], "a plan that was approved once is not approved for ever"
+        assert words in again.action("cooling")["why"]
+    assert f"diagnose_approve is {plan.group(1)}, and the plan is " in again.action("web-1")["why"]
     assert [line["result"] for line in again.audit()] == ["done", "refused"]
 
 

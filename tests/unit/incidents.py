@@ -569,11 +569,14 @@ class Expected(NamedTuple):
     """What a verdict must be; `contributing` in the table's order."""
 
     cause: str
-    restart_helps: bool
+    restart_helps: Optional[bool]
     contributing: tuple[str, ...] = ()
     confidence: str = "decided"
     action: str = "none"
 
+
+# Where no login is answered, a proxy that swallows what the kernel finds delivered stays open above.
+HANGS = "likely"
 
 TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "healthy": (healthy, Expected("healthy", False)),
@@ -591,12 +594,15 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "app_resources": (app_resources, Expected("app_resources", True, action="restart")),
     "wrong_node": (wrong_node, Expected("wrong_node", False)),
     "postgres_read_only": (postgres_read_only, Expected("postgres_read_only", False)),
-    "lock_contention": (lock_contention, Expected("lock_contention", False)),
-    "nested_checkout": (nested_checkout, Expected("nested_checkout", True, ("held_while_waiting",))),
-    "held_while_waiting": (held_while_waiting, Expected("held_while_waiting", False)),
-    "black_hole": (black_hole, Expected("black_hole", True, action="restart")),
-    "app_blocked": (app_blocked, Expected("app_blocked", True, action="restart")),
-    "connection_leak": (connection_leak, Expected("connection_leak", True, action="restart")),
+    "lock_contention": (lock_contention, Expected("lock_contention", False, (), HANGS)),
+    "nested_checkout": (
+        nested_checkout,
+        Expected("nested_checkout", True, ("held_while_waiting",), HANGS, "restart"),
+    ),
+    "held_while_waiting": (held_while_waiting, Expected("held_while_waiting", False, (), HANGS)),
+    "black_hole": (black_hole, Expected("black_hole", True, (), HANGS, "restart")),
+    "app_blocked": (app_blocked, Expected("app_blocked", True, (), HANGS, "restart")),
+    "connection_leak": (connection_leak, Expected("connection_leak", True, (), HANGS, "restart")),
     "postgres_restarted": (postgres_restarted, Expected("postgres_restarted", True, action="restart")),
     "crash_recovery": (crash_recovery, Expected("postgres_crash_recovery", True, action="restart")),
     "idle_session_timeout": (idle_session_timeout, Expected("idle_session_timeout", True, action="restart")),

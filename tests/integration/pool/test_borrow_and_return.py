@@ -404,18 +404,18 @@ def test_close_ends_when_the_last_one_comes_back(house: House) -> None:
 def test_many_threads_in_trouble_lose_nothing(house: House) -> None:
     """Errors, forgotten connections and ended backends at once: afterwards the pool is as good as new."""
     pool = house.pool(max_connections=5, connection_timeout=20, connection_lifetime=0.5)
+
     def work(kind: int) -> None:
         with pool.connection() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
-            match kind:
-                case 0:
-                    cursor.execute("SELECT 1 / 0")
-                case 1:
-                    cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-                case 2:
-                    raise ValueError
-                case 3:
-                    pool.putconn(connection, close=True)  # and once more at the end of the block
+            if kind == 0:
+                cursor.execute("SELECT 1 / 0")
+            elif kind == 1:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            elif kind == 2:
+                raise ValueError
+            elif kind == 3:
+                pool.putconn(connection, close=True)  # and once more at the end of the block
 
     def trouble(number: int) -> None:
         for step in range(15):

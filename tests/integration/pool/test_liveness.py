@@ -29,7 +29,7 @@ def borrow_once(pool: Any) -> None:
         cursor.execute("SELECT 1")
 
 
-def test_57P01_terminated(house: House) -> None:  # noqa: N802  # the SQLSTATE
+def test_57P01_terminated(house: House) -> None:
     pool = house.pool()
     house.fill(pool, 2)
     house.end_backends(pool)
@@ -64,7 +64,7 @@ def test_ended_by_a_timeout_of_the_server(house: House, setting: str, statement:
     assert dead_found(pool) == {cause: 1}
 
 
-def test_57P02_a_neighbour_crashed(fresh_house: House) -> None:  # noqa: N802  # the SQLSTATE
+def test_57P02_a_neighbour_crashed(fresh_house: House) -> None:
     pool = fresh_house.pool(max_connections=3)
     _, _, victim = fresh_house.fill(pool, 3)
     fresh_house.server.kill_backend(victim.backend_pid, signal.SIGKILL)
@@ -117,7 +117,9 @@ def test_one_dead_makes_those_idle_for_longer_suspects(house: House) -> None:
 
 def test_row_20_black_hole_while_idle(house: House) -> None:
     """Found by unanswered keepalive probes, without a round trip of our own."""
-    pool = house.pool(keepalives_idle=1, keepalives_interval=1, tcp_user_timeout=10_000, validation_timeout=60)
+    pool = house.pool(
+        keepalives_idle=1, keepalives_interval=1, tcp_user_timeout=10_000, validation_timeout=60
+    )
     (connection,) = house.fill(pool, 1)
     black_hole(connection.fd)
     until(lambda: pool.status()["count"]["dead"] == 1, seconds=8)
@@ -209,6 +211,9 @@ FATAL = message(b"E", b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0")
         (b"\x17\x03\x03\x00\x13encrypted bytes", False, "suspect"),
         (b"\x15\x03\x03\x00\x13encrypted bytes", True, "fin"),
         (b"N\0\0\0\0", False, "suspect"),
+        (message(b"N", b"SWARNING\0C57P02\0Mterminating connection\0\0"), True, "57P02"),
+        (message(b"N", b"SNOTICE\0C00000\0Mhello\0\0"), False, None),
+        (message(b"N", b"SNOTICE\0C00000\0Mhello\0\0"), True, "fin"),
     ],
 )
 def test_last_words(said: bytes, hung_up: bool, verdict: str | None) -> None:

@@ -29,7 +29,9 @@ def test_row_03_an_idle_pool_uses_nothing_and_warns_of_nothing(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_row_03_more_than_80_percent_used_is_a_warning(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_row_03_more_than_80_percent_used_is_a_warning(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     pool = house.pool(max_connections=5, monitor_interval=0.1)
     held = [pool.getconn() for _ in range(4)]
     until(lambda: any("DB Pool Status: 4/5 connections in use" in text for text in caplog.messages))

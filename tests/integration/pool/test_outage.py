@@ -17,7 +17,9 @@ def test_an_outage_needs_no_restart(fresh_house: House) -> None:
     fresh_house.fill(pool, 5)
     fresh_house.server.stop()
     started = time.monotonic()
-    with pytest.raises(PoolTimeout, match=r"no connection within 1\.\d s: .*last failure to connect: .*refused"):
+    with pytest.raises(
+        PoolTimeout, match=r"no connection within 1\.\d s: .*last failure to connect: .*refused"
+    ):
         pool.getconn(timeout=1)
     assert time.monotonic() - started < 1.5
     status = pool.status()

@@ -1,5 +1,6 @@
 """Functions that lose a connection of psycopg2.pool or psycopg_pool; the comment names the rule that says how."""
-# ruff: noqa: F821 - the names stand for an application that is read here and never run
+# Code as people write it: it is read here, never run, and not to be improved.
+# ruff: noqa
 
 
 def never_released():
@@ -26,7 +27,8 @@ def only_deleted():
 
 
 def handed_to_a_reader():
-    return list(fetch(pool)) + rows_of(db, 1), pandas.read_sql("SELECT name FROM users", helper(pool.getconn()))  # expect: R1
+    rows = pandas.read_sql("SELECT name FROM users", pool.getconn())  # expect: R1
+    return rows.to_dict()
 
 
 def helper_that_only_reads(conn):
@@ -386,3 +388,11 @@ def fixture_without_release():
     finally:
         logger.info("loaded")
     pool.putconn(conn)
+
+
+def given_back_through_its_cursor():
+    cur = pool.getconn().cursor()  # expect: R3
+    try:
+        cur.execute("SELECT name FROM users")
+    finally:
+        pool.putconn(cur.connection)

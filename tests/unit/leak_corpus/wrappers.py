@@ -1,5 +1,6 @@
 """Classes that own a pool: what they hand out, what they take back, and what they drop."""
-# ruff: noqa: F821 - the names stand for an application that is read here and never run
+# Code as people write it: it is read here, never run, and not to be improved.
+# ruff: noqa
 
 
 class DropsClosed:

@@ -1,0 +1,47 @@
+"""The guide's verification: the login works, and the pool is used to less than 80 %."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.verdict.conditions import statuses
+from ..module_utils.runbook.verdict.facts import Facts, mapping, whole
+from ..plugin_utils.judged import judged
+from ..plugin_utils.run import Run
+
+HEALTHY = 0.8  # the guide: "healthy ratio (< 80 % utilization)"
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller for each app host, from the evidence that was read."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """Fails the host, in words, when one of the two does not hold."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        run, host = Run.of(variables), variables["inventory_hostname"]
+        seen = judged(run, host)
+        facts = Facts(seen.host if seen else None, seen.database if seen else None)
+        wrong = []
+        if facts.login_failed is not False or facts.login_fails is not False:
+            wrong.append(f"the login: {statuses(facts) if facts.rounds else facts.reason('login')}")
+        for status in facts.pool or []:
+            counts = mapping(status.get("count"))
+            if whole(counts.get("used")) >= HEALTHY * whole(counts.get("maximum")):
+                wrong.append(
+                    f"pid {status.get('pid')}: {counts.get('used')} of {counts.get('maximum')} connections used"
+                )
+        pools = (
+            f"{facts.pool_count('used')} of {facts.pool_count('maximum')} used in {len(facts.pool)} pools"
+            if facts.pool
+            else ""
+        )
+        words = "; ".join(wrong) or f"login {statuses(facts)}; {pools or 'no status socket to ask'}"
+        run.say(host, f"{'NOT VERIFIED' if wrong else 'verified'}: {words}")
+        result.update(changed=False, failed=bool(wrong), msg=words)
+        return result

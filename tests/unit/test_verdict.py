@@ -1,0 +1,500 @@
+"""The judge against honest evidence: one incident of each kind, two at once, and what looks like one and is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runbook.common.documents import validate
+from runbook.verdict.causes import CAUSES, IDS
+from runbook.verdict.facts import Facts
+from runbook.verdict.judge import Verdict, judge
+from tests.unit.incidents import (
+    APP_PID,
+    DATABASE_VIEWS,
+    HOST_VIEWS,
+    HOUR,
+    TABLE,
+    Expected,
+    Incident,
+    app_down,
+    app_resources,
+    app_stopped,
+    at,
+    authentication_failed,
+    backends,
+    connection,
+    connection_leak,
+    ended,
+    fails,
+    healthy,
+    heals,
+    hold,
+    lock_contention,
+    login_broken,
+    login_round,
+    metric_artefact,
+    monitor_dead,
+    no_connection,
+    pool,
+    pool_too_small,
+    postgres_down,
+    postgres_not_answering,
+    postgres_restarted,
+    postgres_starting,
+    session,
+    sessions_terminated,
+    sessions_terminated_failing,
+    slot_leak,
+    sock,
+    stale_configuration,
+    status_document,
+    unread,
+    view,
+)
+
+DATABASE_DOWN = tuple(DATABASE_VIEWS)
+
+
+def seen(verdict: Verdict) -> Expected:
+    return Expected(
+        verdict.cause,
+        verdict.restart_helps,
+        tuple(verdict.contributing),
+        verdict.confidence,
+        verdict.action,
+    )
+
+
+# -- one at a time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_evidence_of_these_tests_is_what_a_collector_may_write(name: str) -> None:
+    incident = TABLE[name][0]()
+    validate(incident.host)
+    validate(incident.database)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_incident_has_its_cause(name: str) -> None:
+    build, expected = TABLE[name]
+    verdict = judge(*build())
+    assert seen(verdict) == expected
+    assert verdict.why, "a cause without a reason"
+    assert all(answer.value is True and answer.text and answer.view for answer in verdict.why)
+    assert verdict.next
+    assert verdict.why_action
+    assert not verdict.fits
+    assert all(cause in IDS and text for cause, text in verdict.why_not)
+
+
+def test_the_first_reasons_against_are_those_people_take_it_for() -> None:
+    assert [cause for cause, _ in judge(*slot_leak()).why_not][:4] == [
+        *("connection_leak", "lock_contention", "postgres_down", "pool_too_small")
+    ]
+
+
+@pytest.mark.parametrize("name", [n for n, (_, e) in TABLE.items() if e.cause != "healthy"])
+def test_what_comes_back_says_when_and_nothing_else_does(name: str) -> None:
+    verdict = judge(*TABLE[name][0]())
+    comes_back = {"slot_leak", "connection_leak", "app_resources", "nested_checkout"}
+    assert verdict.holds_seconds == (9 * HOUR if verdict.cause in comes_back else None)
+
+
+def test_a_network_refusal_has_the_words_of_the_kernel() -> None:
+    assert "Connection refused" in judge(*postgres_down()).why[0].text
+
+
+# -- variants of one cause ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "unresolved"])
+def test_no_way_to_the_server_is_unreachable(kind: str) -> None:
+    incident = no_connection(fails(healthy()), "tcp", kind=kind, text="No route to host")
+    assert judge(*incident).cause == "postgres_unreachable"
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [("28P01", "server"), ("28000", "server"), ("3D000", "server"), (None, "tls"), (None, "unsupported")],
+)
+def test_every_refusal_of_the_apps_credentials(sqlstate: str | None, kind: str) -> None:
+    incident = no_connection(hold(fails(healthy())), "auth", sqlstate, kind=kind)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.restart_helps) == ("authentication_failed", False)
+
+
+def test_a_refused_knock_says_nothing_of_credentials_that_nobody_could_read() -> None:
+    incident = authentication_failed()
+    incident.data("new_connection")["kind"] = "knock"
+    assert judge(*incident).cause == "unknown"
+
+
+def test_a_knock_that_is_answered_proves_that_the_server_runs_and_no_more() -> None:
+    incident = slot_leak()
+    incident.data("new_connection").update(kind="knock", phase="auth", server=None)
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    named = dict(verdict.why_not)
+    assert {"postgres_down", "postgres_unreachable", "connection_slots_full"} <= named.keys()
+
+
+def test_sessions_that_failed_at_first_and_healed_need_no_restart() -> None:
+    verdict = judge(*sessions_terminated())
+    assert (verdict.action, verdict.restart_helps) == ("none", False)
+
+
+def test_an_app_whose_end_nobody_can_explain_is_not_started() -> None:
+    incident = app_down()
+    incident.data("process")["service"].update(stopped_by_person=None, kind="none", name=None)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.restart_helps, verdict.action) == ("app_down", None, "open")
+
+
+def test_the_next_step_of_a_lock_names_the_session_at_the_root() -> None:
+    words = " ".join(judge(*lock_contention()).next)
+    assert "88123" in words
+    assert "pg_terminate_backend(pid)" in words
+    assert f"backend_start = '{at(-HOUR)}'" in words, "a pid alone may be somebody else's by now"
+
+
+def test_the_next_step_of_a_leak_names_the_line() -> None:
+    assert "backend/services/lab.py:58" in judge(*slot_leak()).next[0]
+
+
+# -- two at once -------------------------------------------------------------------------------------------
+
+
+def with_stale_configuration(incident: Incident) -> Incident:
+    incident.host["views"]["config"] = stale_configuration().host["views"]["config"]
+    return incident
+
+
+def with_dead_monitor(incident: Incident) -> Incident:
+    incident.host["views"]["monitor"] = monitor_dead().host["views"]["monitor"]
+    return incident
+
+
+def with_app_down(incident: Incident) -> Incident:
+    incident.host["views"]["process"] = app_stopped().host["views"]["process"]
+    return incident
+
+
+def with_lock(incident: Incident) -> Incident:
+    lock = lock_contention()
+    for name in ("activity", "locks", "limits"):
+        incident.database["views"][name] = lock.database["views"][name]
+    incident.host["views"]["sockets"] = lock.host["views"]["sockets"]
+    return incident
+
+
+def with_terminated_sessions(incident: Incident) -> Incident:
+    incident.host["views"]["sockets"] = sessions_terminated().host["views"]["sockets"]
+    return incident
+
+
+@pytest.mark.parametrize(
+    ("incident", "also", "cause", "contributing"),
+    [
+        (slot_leak, with_stale_configuration, "slot_leak", ["stale_configuration"]),
+        (slot_leak, with_dead_monitor, "slot_leak", ["monitor_dead"]),
+        (postgres_down, with_app_down, "postgres_down", ["app_down"]),
+        (authentication_failed, with_app_down, "authentication_failed", ["app_down"]),
+        (app_resources, with_lock, "app_resources", ["lock_contention"]),
+        (lock_contention, with_stale_configuration, "lock_contention", ["stale_configuration"]),
+        (login_broken, with_terminated_sessions, "sessions_terminated", ["login_broken"]),
+        (stale_configuration, with_dead_monitor, "stale_configuration", ["monitor_dead"]),
+        (metric_artefact, with_dead_monitor, "monitor_dead", ["metric_artefact"]),
+    ],
+)
+def test_of_two_causes_the_higher_rank_is_the_cause_and_the_other_contributes(
+    incident: Callable[[], Incident], also: Callable[[Incident], Incident], cause: str, contributing: list[str]
+) -> None:
+    verdict = judge(*also(incident()))
+    assert verdict.cause == cause
+    assert [name for name in verdict.contributing if name in contributing] == contributing
+    assert verdict.contributing == sorted(verdict.contributing, key=IDS.index)
+    assert cause not in verdict.contributing
+    assert IDS.index(cause) < min(map(IDS.index, verdict.contributing))
+
+
+@pytest.mark.parametrize("first", ["57P01", "57P02", "57P05", "25P03", "25P04"])
+@pytest.mark.parametrize("second", ["57P01", "57P02", "57P05", "25P03", "25P04"])
+def test_different_last_words_on_two_sockets(first: str, second: str) -> None:
+    incident = backends(fails(healthy()))
+    pairs = [ended(11, first), ended(12, second)]
+    hold(incident, *(row for row, _ in pairs))
+    incident.data("sockets")["last_words"] = [words for _, words in pairs]
+    named = {
+        **{"57P01": "sessions_terminated", "57P02": "postgres_crash_recovery"},
+        **{"57P05": "idle_session_timeout", "25P03": "idle_in_transaction_timeout"},
+        "25P04": "transaction_timeout",
+    }
+    wanted = sorted({named[first], named[second]}, key=IDS.index)
+    verdict = judge(*incident)
+    assert [verdict.cause, *(c for c in verdict.contributing if c in wanted)] == wanted
+
+
+# -- unknown -----------------------------------------------------------------------------------------------
+
+
+def test_without_any_evidence_everything_is_open() -> None:
+    for nothing in (None, {}, [], "", 0, {"views": {}}, {"views": {name: None for name in HOST_VIEWS}}):
+        verdict = judge(nothing, nothing)
+        assert (verdict.cause, verdict.confidence, verdict.action) == ("unknown", "unknown", "open")
+        assert verdict.restart_helps is None
+        assert {cause for cause, _ in verdict.fits} == set(IDS) - {"healthy"}
+        assert verdict.unread
+
+
+def test_what_is_unread_says_what_it_would_decide() -> None:
+    verdict = judge(*unread(slot_leak(), "activity", "server", "locks", "limits"))
+    assert verdict.cause == "unknown"
+    assert [cause for cause, _ in verdict.fits] == ["slot_leak"]
+    (missing,) = [answer for answer in verdict.unread if answer.view == "activity"]
+    assert missing.text.endswith("it would decide slot_leak")
+    assert "no right to read it" in missing.text
+
+
+def test_where_all_that_fits_agrees_the_action_is_decided_though_the_cause_is_not() -> None:
+    verdict = judge(*unread(slot_leak(), "activity"))
+    assert (verdict.cause, verdict.confidence) == ("unknown", "unknown")
+    assert (verdict.restart_helps, verdict.action) == (True, "restart")
+
+
+def test_where_none_that_fits_is_helped_no_restart_is_decided() -> None:
+    verdict = judge(*unread(authentication_failed(), *DATABASE_DOWN, "sockets", "log"))
+    assert (verdict.cause, verdict.restart_helps) == ("authentication_failed", False)
+    incident = unread(lock_contention(), "log", "sockets", "activity", "locks", "limits")
+    assert judge(*incident).cause == "unknown"
+    assert judge(*incident).restart_helps is not True
+
+
+def test_where_what_fits_does_not_agree_the_action_is_open() -> None:
+    verdict = judge(*unread(slot_leak(), "sockets"))
+    assert verdict.cause == "unknown"
+    assert len(verdict.fits) > 1
+    assert (verdict.restart_helps, verdict.action) == (None, "open")
+
+
+@pytest.mark.parametrize("name", [n for n, (_, e) in TABLE.items() if e.cause != "healthy"])
+def test_no_restart_is_decided_over_an_open_cause_unless_the_login_was_seen_to_fail(name: str) -> None:
+    for lost in ("activity", "sockets", "process", "log", "new_connection"):
+        verdict = judge(*unread(TABLE[name][0](), "login", lost))
+        if verdict.cause == "unknown":
+            assert verdict.action not in ("start", "restart")
+            assert verdict.restart_helps is not True
+
+
+def test_an_open_cause_under_a_login_that_works_wants_no_action() -> None:
+    verdict = judge(*unread(healthy(), "sockets"))
+    assert (verdict.cause, verdict.restart_helps, verdict.action) == ("unknown", False, "none")
+
+
+@pytest.mark.parametrize(
+    "name", ["login", "new_connection", "pool", "sockets", "process", "log", "activity"]
+)
+def test_green_needs_every_view(name: str) -> None:
+    assert judge(*healthy()).cause == "healthy"
+    incident = unread(healthy(), name)
+    assert judge(*incident).cause != "healthy"
+    document = incident.host if name in HOST_VIEWS else incident.database
+    del document["views"][name]
+    assert judge(*incident).cause != "healthy"
+
+
+def test_green_needs_the_database() -> None:
+    assert judge(healthy().host, None).cause != "healthy"
+
+
+def test_green_needs_the_right_to_read_every_process_and_every_word() -> None:
+    unreadable = healthy()
+    unreadable.data("sockets")["unreadable_pids"] = [APP_PID]
+    assert judge(*unreadable).cause != "healthy"
+    denied = healthy()
+    denied.data("sockets")["peek"] = {"state": "denied", "reason": "ptrace_scope is 1"}
+    assert judge(*denied).cause != "healthy"
+
+
+def test_a_misconfigured_probe_names_the_variable_and_decides_nothing() -> None:
+    incident = healthy()
+    words = "diagnose_login_url: http://127.0.0.1:8000/x answers 404"
+    incident.data("login").update(misconfigured=words, rounds=[login_round("404")])
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert verdict.action != "restart"
+    assert any("diagnose_login_url" in answer.text for answer in verdict.unread)
+
+
+# -- what looks like a cause and is none ---------------------------------------------------------------------
+
+
+def test_a_restart_of_the_server_that_the_pool_survived_is_not_the_cause() -> None:
+    """The server was started five days ago, the app runs for thirty; today the login has a bug."""
+    incident = login_broken()
+    incident.data("process")["processes"][0]["started_at"] = at(-30 * 24 * HOUR)
+    for place in (incident.data("server"), incident.data("new_connection")["server"]):
+        place["postmaster_start"] = at(-5 * 24 * HOUR)
+    verdict = judge(*incident)
+    assert verdict.cause == "login_broken"
+    assert verdict.action != "restart"
+
+
+def test_a_restart_that_coincides_with_the_failure_is_the_cause() -> None:
+    incident = postgres_restarted()
+    heals(incident)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.restart_helps) == ("postgres_restarted", False)
+
+
+def test_a_server_that_has_just_finished_starting_is_no_hanging_proxy() -> None:
+    """The new connection met 57P03, and a second later the database could be read."""
+    incident = postgres_starting()
+    incident.database["views"] = healthy().database["views"]
+    verdict = judge(*incident)
+    assert verdict.cause == "postgres_not_answering"
+    assert verdict.restart_helps is False
+
+
+def test_a_database_read_over_the_same_way_says_nothing_of_a_proxy() -> None:
+    """D was read from the app's own host at the same address: that is not beyond the proxy."""
+    incident = postgres_not_answering()
+    incident.database["views"] = healthy().database["views"]
+    incident.database["collected_from"] = incident.host["host"]
+    verdict = judge(*incident)
+    assert verdict.cause != "proxy_hang" or verdict.confidence != "decided"
+    assert verdict.action != "restart"
+
+
+def test_a_proxy_that_hangs_is_told_by_the_database_answering_on_its_own_host() -> None:
+    incident = postgres_not_answering()
+    incident.database["views"] = healthy().database["views"]
+    incident.database["collected_from"] = "db-1"
+    local = connection()
+    local.update(host="/var/run/postgresql", address=None, addresses=[])
+    incident.database["views"]["connection"] = view(local)
+    assert judge(*incident).cause == "proxy_hang"
+
+
+def test_a_first_query_that_waits_is_no_proof_of_pgbouncer() -> None:
+    """SHOW POOLS was not read, and a server whose disk hangs does the same."""
+    incident = no_connection(fails(healthy(), "timeout", seconds=5.0), "query", kind="timeout")
+    verdict = judge(*incident)
+    assert verdict.cause != "pgbouncer_queue" or verdict.confidence != "decided"
+
+
+def test_sessions_of_another_host_do_not_hide_a_slot_leak() -> None:
+    """web-2 runs the same app with the same role and is well; the server shows its five sessions."""
+    incident = slot_leak()
+    others = [session(900 + i, 41000 + i, client_address="10.0.4.18") for i in range(5)]
+    verdict = judge(*backends(incident, *others))
+    assert (verdict.cause, verdict.restart_helps) == ("slot_leak", True)
+
+
+def test_sessions_are_joined_with_sockets_by_address_and_port() -> None:
+    """One slot of twenty is still good: its socket and its session belong together, the others are web-2's."""
+    incident = hold(slot_leak(), sock(11))
+    others = [session(900 + i, 41000 + i, client_address="10.0.4.18") for i in range(5)]
+    verdict = judge(*backends(incident, session(81, 40011), *others))
+    assert verdict.cause == "slot_leak"
+
+
+def test_a_long_report_of_another_host_is_no_slow_query_of_this_app() -> None:
+    incident = login_broken()
+    report = session(900, 41000, "active", client_address="10.0.4.18", query_start=at(-600))
+    report.update(wait_event_type=None, wait_event=None)
+    verdict = judge(*backends(incident, session(81, 40011), session(82, 40012), report))
+    assert verdict.cause == "login_broken"
+
+
+def test_a_process_without_connections_adds_no_slots() -> None:
+    """A parent and two workers, ten slots each, all twenty held by living connections: nothing is lost."""
+    incident = fails(healthy(), during={"pool_exhausted": 16, "login_error": 16})
+    incident.data("config")["settings"]["POSTGRES_POOL_MAX_CONNECTIONS"]["value"] = "10"
+    parent = incident.data("process")["processes"][0]
+    workers = [{**parent, "pid": pid, "ppid": APP_PID} for pid in (4280, 4281)]
+    incident.data("process")["processes"] = [parent, *workers]
+    hold(incident, *(sock(fd, pid=4280 + fd % 2) for fd in range(11, 31)))
+    backends(incident, *(session(80 + fd, 40000 + fd) for fd in range(11, 31)))
+    assert judge(*incident).cause != "slot_leak"
+
+
+def test_refused_writes_of_an_hour_ago_do_not_make_a_writable_server_read_only() -> None:
+    incident = login_broken()
+    incident.data("log")["counts"]["read_only"] = 9
+    assert incident.data("log")["during_login"].get("read_only") is None
+    assert judge(*incident).cause == "login_broken"
+
+
+def test_two_sessions_behind_different_roots_are_no_contention() -> None:
+    """The login works, and two row locks are waited for an instant each."""
+    incident = healthy()
+    lock = {"wait_event_type": "Lock", "wait_event": "transactionid"}
+    names = [session(81, 40011, "active", **lock), session(82, 40012, "active", **lock)]
+    backends(incident, *names, session(83, 40013), session(84, 40014))
+    blocked = [
+        {"pid": 81, "blocked_by": [83], "seconds": 0.01},
+        {"pid": 82, "blocked_by": [84], "seconds": 0.01},
+    ]
+    incident.data("locks").update(blocked=blocked, roots=[83, 84])
+    assert judge(*incident).cause == "healthy"
+
+
+def test_a_full_pool_that_nobody_waits_for_is_not_too_small() -> None:
+    incident = login_broken()
+    holders = pool_too_small().data("pool")["processes"][0]["status"]["holders"]
+    verdict = judge(*pool(incident, status_document(20, holders, [])))
+    assert verdict.cause == "login_broken"
+
+
+@pytest.mark.parametrize("also", [with_dead_monitor, with_stale_configuration])
+def test_what_cannot_end_a_login_is_not_the_cause_of_one_while_others_are_open(
+    also: Callable[[Incident], Incident],
+) -> None:
+    """The rights were too few: what decides is unread, and the one thing seen is no reason to fail."""
+    incident = also(unread(slot_leak(), "sockets", *DATABASE_VIEWS))
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert "slot_leak" in dict(verdict.fits)
+
+
+def test_one_fresh_cut_on_one_connection_does_not_make_a_broken_login_an_idle_cut() -> None:
+    """A bare FIN on a connection that was just in use: `idle_cut` wants connections idle for long."""
+    incident = login_broken()
+    row, words = ended(11, None, "fin")
+    hold(incident, row, sock(12))
+    incident.data("sockets")["last_words"] = [words]
+    verdict = judge(*backends(incident, session(82, 40012)))
+    assert verdict.cause != "idle_cut" or verdict.confidence != "decided"
+
+
+def test_evidence_of_a_failure_that_healed_is_not_green() -> None:
+    incident = heals(healthy(), during={"login_error": 3})
+    verdict = judge(*incident)
+    assert verdict.cause != "healthy"
+    assert verdict.action == "none"
+
+
+def test_the_same_failing_sessions_with_all_views_but_the_words() -> None:
+    """Under TLS only the size of the words is known: several causes fit, and none is invented."""
+    incident = sessions_terminated_failing()
+    for words in incident.data("sockets")["last_words"]:
+        words.update(kind="bytes", sqlstate=None, message=None)
+    verdict = judge(*incident)
+    assert verdict.cause not in ("sessions_terminated", "idle_session_timeout", "idle_cut")
+
+
+# -- the conditions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_condition_has_one_of_three_values_and_says_which_view(name: str) -> None:
+    facts = Facts(*TABLE[name][0]())
+    for cause in CAUSES:
+        for condition in cause.conditions:
+            answer = condition(facts)
+            assert answer.value in (True, False, None)
+            assert answer.text
+            assert answer.view in (*HOST_VIEWS, *DATABASE_VIEWS)
