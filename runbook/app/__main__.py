@@ -16,7 +16,6 @@ from runbook.pool.settings import read_environment_file
 from .accounts import add_user
 from .database import connect, one_line
 from .schema import migrate
-from .server import serve
 from .settings import read_owner, read_settings
 
 REFUSED = 2  # exit status for settings and input that are refused; 1 is a failure
@@ -52,6 +51,9 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
 
 def _serve() -> int:
+    # FastAPI takes longer to load than the other commands run.
+    from .server import serve  # noqa: PLC0415
+
     settings, database = read_settings()
     configure_logging(settings.log_level)
     return serve(settings, database)
@@ -75,7 +77,8 @@ def _migrate() -> int:
         before, after = migrate(connection, role)
     finally:
         connection.close()
-    print(f"schema version {after}: " + (f"was {before}" if before != after else "nothing to do"))
+    done = f"applied migrations {before + 1} to {after}" if before < after else "nothing to do"
+    print(f"schema version {after}: {done}")
     return 0
 
 

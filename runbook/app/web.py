@@ -7,6 +7,7 @@ blocks. Whatever the database does to them, the answer is 503 with Retry-After, 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from psycopg2.pool import PoolError
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from runbook.pool import AsgiRequests, Pool
 from runbook.pool.request import current_request
@@ -55,6 +56,14 @@ class Credentials(BaseModel):
 
     username: Annotated[str, Field(pattern=f"^{USERNAME}$")]
     password: Annotated[SecretStr, Field(min_length=1, max_length=PASSWORD_LONGEST)]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_surrogate(cls, value: object) -> object:
+        # JSON can escape halves of characters, which neither the hash nor the database can encode.
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise ValueError("not valid Unicode")
+        return value
 
 
 # -- what endpoints ask for ---------------------------------------------------------------------------

@@ -64,15 +64,14 @@ class Walk:
         self.releases: set[Release] = set()
         self.returned = False
         """Handed to the caller on some way: this function is a wrapper."""
-        self.with_line = 0
-        """Line of a ``with`` over the connection that gives nothing back."""
+        self.in_with = False
+        """Some ``with`` over the connection gives nothing back."""
         self.escaping: set[str] = set()
         """Kinds of the exceptions that leave the function."""
         self._held = frozenset(held)
         self._read = Reader(source, scope, acquire, site)
         self._budget = BUDGET
         self._within: list[tuple[str, int]] = []
-        self._cursors_ever: set[str] = set()
         function = scope.function
         # pytest resumes a fixture after its yield whatever became of the test.
         self._yield_raises = not (function and "fixture" in decorators(function))
@@ -321,7 +320,7 @@ class Walk:
                         isinstance(item.context_expr, ast.Call) and callee(item.context_expr)[1] in CLOSING
                     )
                     closing |= wrapped or self.acquire.close_releases
-                    self.with_line = self.with_line or (0 if closing else node.lineno)
+                    self.in_with |= not closing
                     # Without `as` the connection still has the with statement to hold it.
                     state = state._replace(names=state.names or frozenset({"with"}))
                 elif isinstance(item.context_expr, ast.Call) and state.live:
@@ -448,8 +447,6 @@ class Walk:
         first = root(call.func)
         if first in state.cursors:
             return ("" if name == "close" else of_connection(call)), True
-        if first in self._cursors_ever:  # on this way the cursor was never made: NameError, or None
-            return ANY, False
         subject = any(
             self._read.carries(part, state) or root(part) in state.cursors for part in arguments(call)
         )
@@ -501,7 +498,6 @@ class Walk:
             known = self._read.assigned(name, None, state) if name else state
             state = self._place(target, known, inside=isinstance(target, ast.Subscript))
         if cursor and name:
-            self._cursors_ever.add(name)
             state = state._replace(cursors=state.cursors | {name})
             # A cursor on a connection without a name may be the way back to it.
             if not state.names and any(dotted(node) == f"{name}.connection" for node in self._read.nodes):

@@ -34,19 +34,16 @@ class Site(NamedTuple):
 
 
 def sites(source: Source, scope: Scope) -> Iterator[Site]:
-    """The acquires of a scope that have to be followed.
-
-    Not those that the text itself shows in good hands: ``return pool.getconn()``, ``with engine.connect()``.
-    """
-    taken = [
+    """The acquires of a scope, in the order of the text."""
+    found = [
         (call, acquire)
         for call in scope.nodes
         if isinstance(call, ast.Call)
         for acquire in [acquire_of(call, source.vocabulary, scope.owner)]
         if acquire
     ]
-    above = {child: node for node in scope.nodes for child in ast.iter_child_nodes(node)} if taken else {}
-    for call, acquire in taken:
+    above = {child: node for node in scope.nodes for child in ast.iter_child_nodes(node)} if found else {}
+    for call, acquire in found:
         node: ast.AST = call
         closing = entered = False
         while True:
@@ -54,22 +51,14 @@ def sites(source: Source, scope: Scope) -> Iterator[Site]:
             if isinstance(parent, ast.Call) and callee(parent)[1] in PASS_ON:
                 closing |= callee(parent)[1] in CLOSING
                 entered |= callee(parent)[1] in ENTERS
-            elif not isinstance(parent, ast.Await) and not _chained(parent):
+            elif not isinstance(parent, ast.Await):
                 break
             node = parent
         entered |= isinstance(parent, ast.withitem) and parent.context_expr is node
+        # Only a name says that this is a connection, and a `with` says that it is a context manager.
         manager = not acquire.certain or called(call)[1] in source.vocabulary.managers
-        if entered and (acquire.close_releases or (manager and not closing)):
-            continue
-        if not isinstance(parent, ast.Return):
+        if closing or not (entered and manager):
             yield Site(call, acquire, in_with=entered and not closing)
-
-
-def _chained(node: ast.AST) -> bool:
-    """``engine.connect().execution_options(...)`` is still that connection."""
-    if isinstance(node, ast.Call):
-        return callee(node)[1] == "execution_options"
-    return isinstance(node, ast.Attribute) and node.attr == "execution_options"
 
 
 def atoms(test: ast.expr) -> Iterator[str]:

@@ -76,7 +76,7 @@ class Case(NamedTuple):
     @property
     def with_only(self) -> bool:
         """A ``with`` over the connection is all that this function does to end the loan."""
-        return bool(self.site and self.site.in_with) or (self.never and self.walk.with_line > 0)
+        return bool(self.site and self.site.in_with) or (self.never and self.walk.in_with)
 
     @property
     def closed(self) -> bool:

@@ -109,7 +109,7 @@ def login_fails_at_once(facts: Facts) -> Answer:
     if not facts.login_fails:
         return no("login", "the login works")
     seconds = number(facts.rounds[-1].get("seconds")) or 0.0
-    errors = [status for status in facts.login_statuses if status.isdigit() and int(status) >= 500]
+    errors = [status for status in facts.login_statuses if len(status) == 3 and status.startswith("5")]
     if errors and seconds < 2.0:
         return yes("login", f"login answers {statuses(facts)} within {seconds:.1f} s")
     return no("login", f"login ends with {statuses(facts)} after {seconds:.1f} s")

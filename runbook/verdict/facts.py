@@ -342,7 +342,7 @@ class Facts:
         settings = mapping((self.config or {}).get("settings"))
         for name in ("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_SIZE", "POSTGRES_POOL_SIZE"):
             value = text(mapping(settings.get(name)).get("value"))
-            if value.isdigit() and len(value) < 7:
+            if value.isdecimal() and len(value) < 7:
                 return int(value) * max(1, len(self.processes or []))
         return None
 

@@ -154,42 +154,29 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn({[str(Path(sys.executable).with_nam
 
 
 def test_check_mode_changes_nothing_and_says_what_would_be_done(exhausted: Lab, tmp_path: Path) -> None:
+    """One host whose login may be probed in check mode, and one whose login may not: the default."""
+    hosts = {"probed": {"diagnose_probe_in_check": True}, "quiet": {}}
     size = exhausted.log.stat().st_size
     with untouched(exhausted):
-        run = diagnose(exhausted.inventory, tmp_path, "--check")
-    assert exhausted.log.stat().st_size == size, "--check tried the login"
+        run = diagnose(inventory(exhausted, tmp_path / "hosts.yml", hosts), tmp_path, "--check")
     assert run.status != 0
-    assert run.report()["outcome"] == "unknown"
-    assert run.report()["login_before"] is None
-    assert "diagnose_probe_in_check" in run.words
-    assert run.audit() == []
-    with untouched(exhausted):
-        run = diagnose(exhausted.inventory, tmp_path, "--check", "-e", "diagnose_probe_in_check=true")
-    assert run.status != 0
-    assert run.report()["outcome"] == "not_restored"
-    action = run.action()
+    quiet = run.report("quiet")
+    assert (quiet["outcome"], quiet["login_before"], quiet["login_after"]) == ("unknown", None, None)
+    assert run.action("quiet")["result"] in ("refused", "would")
+    assert "-e diagnose_probe_in_check=true" in run.words
+    probed, action = run.report("probed"), run.action("probed")
+    assert (probed["outcome"], probed["cause"]) == ("not_restored", "slot_leak")
     assert (action["action"], action["result"], action["after"]) == ("restart", "would", [])
     assert "Would restart" in run.output
+    with exhausted.log.open("rb") as log:
+        log.seek(size)
+        tried = log.read().count(b'"POST /api/auth/login')
+    rounds = run.evidence("probed")["views"]["login"]["data"]["rounds"]
+    assert tried == sum(one["attempts"] for one in rounds), "the quiet host's login was tried"
     assert run.audit() == []
     assert not run.state.exists(), "--check made the state directory"
     assert "changed=0" in run.output
     assert "changed=1" not in run.output
-
-
-# -- what is not touched -----------------------------------------------------------------------------------
-
-
-def test_an_app_that_a_person_stopped_is_not_started(lab: Lab, tmp_path: Path) -> None:
-    lab.odras("stop")
-    run = diagnose(lab.inventory, tmp_path)
-    assert lab.app_pids() == []
-    assert run.status != 0
-    report = run.report()
-    assert (report["cause"], report["outcome"]) == ("app_down", "not_restored")
-    assert report["restart_helps"] is False
-    assert run.action()["action"] == "none"
-    assert "stopped" in " ".join(report["next"])
-    assert run.audit() == []
 
 
 # -- when it goes wrong ------------------------------------------------------------------------------------
@@ -234,6 +221,22 @@ def test_a_restart_that_does_not_help(exhausted: Lab, tmp_path: Path) -> None:
     assert sorted((p["pid"], p["start_ticks"]) for p in action["after"]) == after
     (line,) = run.audit()
     assert (line["result"], line["login_ok"]) == ("failed", False)
+
+
+# -- what is not touched -----------------------------------------------------------------------------------
+
+
+def test_an_app_that_a_person_stopped_is_not_started(lab: Lab, tmp_path: Path) -> None:
+    lab.odras("stop")
+    run = diagnose(lab.inventory, tmp_path)
+    assert lab.app_pids() == []
+    assert run.status != 0
+    report = run.report()
+    assert (report["cause"], report["outcome"]) == ("app_down", "not_restored")
+    assert report["restart_helps"] is False
+    assert run.action()["action"] == "none"
+    assert "stopped" in " ".join(report["next"])
+    assert run.audit() == []
 
 
 # -- one at a time -----------------------------------------------------------------------------------------

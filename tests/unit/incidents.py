@@ -308,7 +308,8 @@ def healthy() -> Incident:
     }
     views = {name: view(data[name]) for name in HOST_VIEWS}
     views["pool"] = {**view(None, "the app has no status socket"), "data": {"processes": []}}
-    said = {"run_id": "lab-healthy", "collected_at": NOW, "seconds": 4.2, "masked": 3}
+    name = "lab-healthy-slot_leak-postgres_down-app_down-sessions_terminated"
+    said = {"run_id": name, "collected_at": NOW, "seconds": 4.2, "masked": 3}
     incident = Incident(
         {"schema": "runbook/host-evidence/1", "host": "odras-lab-1", **said, "views": views},
         {

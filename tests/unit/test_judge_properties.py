@@ -8,13 +8,15 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from runbook.common.documents import SCHEMAS, InvalidDocument, validate
+from runbook.common.documents import SCHEMAS, schema, validate
 from runbook.evidence.log import PATTERNS
 from runbook.report.build import build
 from runbook.report.screen import screen
@@ -35,10 +37,24 @@ from tests.unit.incidents import (
 )
 
 # A shared machine may be slow for a moment: no deadline for one example.
-many = settings(deadline=None, max_examples=300)
+many = settings(deadline=None, max_examples=100)
 FAULTS = ("slot_leak", "postgres_down", "app_down", "sessions_terminated", "healthy")
-PAIRS = [*itertools.combinations((*HOST_VIEWS, *DATABASE_VIEWS), 2)]
-ODD = ["", "ok", "timeout", "500", "200", "²", "٣", "9" * 5000, "-1", NOW, "9999-99-99T99:99:99Z", "\0", "a b"]
+VIEWS = (*HOST_VIEWS, *DATABASE_VIEWS)
+ODD = [
+    "",
+    "ok",
+    "timeout",
+    "500",
+    "200",
+    "²",
+    "٣",
+    "9" * 5000,
+    "-1",
+    NOW,
+    "9999-99-99T99:99:99Z",
+    "\0",
+    "a b",
+]
 
 words = st.sampled_from(ODD) | st.text(max_size=8)
 numbers = st.integers() | st.integers(10**14, 10**40) | st.floats(allow_nan=False) | st.just(-0.0)
@@ -85,12 +101,15 @@ def check_report(host: Json, database: Any, verdict: Verdict) -> None:
     assert ticket(report).startswith("## ")
 
 
-def is_valid(document: Any) -> bool:
-    try:
-        validate(document)
-    except InvalidDocument:
-        return False
-    return True
+VALIDATORS = {
+    f"runbook/{name}/1": Draft202012Validator(schema(name)) for name in ("host-evidence", "database-evidence")
+}
+
+
+def is_valid(document: Json) -> bool:
+    """As `validate` has it, a hundred times faster."""
+    kind = document.get("schema")
+    return isinstance(kind, str) and kind in VALIDATORS and VALIDATORS[kind].is_valid(document)
 
 
 # -- any document --------------------------------------------------------------------------------------------
@@ -103,21 +122,20 @@ def test_any_json_value_gives_a_verdict(host: Any, database: Any) -> None:
 
 
 @many
-@given(data=st.data())
-def test_views_of_any_shape_give_a_verdict(data: st.DataObject) -> None:
-    def document(names: tuple[str, ...]) -> Json:
-        states = st.sampled_from(["ok", "unknown", "timeout", None, 3])
-        shaped = st.fixed_dictionaries({"state": states, "data": anything, "reason": words, "seconds": numbers})
-        return {"views": data.draw(st.fixed_dictionaries(dict.fromkeys(names, shaped))), "collected_at": NOW}
-
-    check(judge(document(HOST_VIEWS), document(DATABASE_VIEWS)))
+@given(incident=incidents, views=st.dictionaries(st.sampled_from(VIEWS), anything, min_size=1, max_size=4))
+def test_a_view_of_any_shape_gives_a_verdict(incident: Incident, views: Json) -> None:
+    for name, data in views.items():
+        (incident.host if name in HOST_VIEWS else incident.database)["views"][name]["data"] = data
+    check(judge(*incident))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every path into a document."""
     if path:
         yield path
-    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items: Any = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
     for key, inner in items:
         yield from places(inner, (*path, key))
 
@@ -163,7 +181,9 @@ def like(value: Any) -> st.SearchStrategy[Any]:
     if isinstance(value, float):
         return st.floats(0, 1e20, allow_nan=False)
     if isinstance(value, str) and re.fullmatch(r"\d{4}-.*Z", value):
-        return st.sampled_from([NOW, "2026-11-22T00:00:00Z", "0001-01-01T00:00:00.1Z", "9999-12-31T23:59:59Z"])
+        return st.sampled_from(
+            [NOW, "2026-11-22T00:00:00Z", "0001-01-01T00:00:00.1Z", "9999-12-31T23:59:59Z"]
+        )
     return words if isinstance(value, str) else st.just(value)
 
 
@@ -231,7 +251,7 @@ def check_not_green(incident: Incident, full: Verdict) -> None:
 @pytest.mark.parametrize("how", ["unknown", "late", "absent"])
 def test_one_missing_view_never_makes_a_failure_green(name: str, how: str) -> None:
     incident = TABLE[name][0]()
-    for lost in (*HOST_VIEWS, *DATABASE_VIEWS):
+    for lost in VIEWS:
         check_not_green(without(incident, (lost,), how), judge(*incident))
 
 
@@ -239,12 +259,12 @@ def test_one_missing_view_never_makes_a_failure_green(name: str, how: str) -> No
 def test_two_missing_views_never_make_a_failure_green(name: str) -> None:
     incident = TABLE[name][0]()
     full = judge(*incident)
-    for lost in PAIRS:
+    for lost in itertools.combinations(VIEWS, 2):
         check_not_green(without(incident, lost, "absent"), full)
 
 
 @many
-@given(name=st.sampled_from(FAILING), lost=st.sets(st.sampled_from([*HOST_VIEWS, *DATABASE_VIEWS])))
+@given(name=st.sampled_from(FAILING), lost=st.sets(st.sampled_from(VIEWS)))
 def test_any_missing_views_never_make_a_failure_green(name: str, lost: set[str]) -> None:
     incident = TABLE[name][0]()
     check_not_green(without(incident, tuple(sorted(lost)), "unknown"), judge(*incident))
@@ -258,7 +278,7 @@ def test_a_missing_database_never_makes_a_failure_green(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAILING)
 def test_a_missing_view_never_makes_the_report_green(name: str) -> None:
-    for lost in (*HOST_VIEWS, *DATABASE_VIEWS):
+    for lost in VIEWS:
         host, database = without(TABLE[name][0](), (lost,), "unknown")
         verdict = judge(host, database)
         report = build(host, database, verdict, actions=[], proof=None, evidence=[], seconds=1.0)
@@ -332,14 +352,16 @@ noise_words = st.text("bcdfghjkmnpqrtvwxyz", min_size=3, max_size=12)
 @pytest.mark.parametrize("name", TABLE)
 def test_the_evidence_of_these_tests_is_full_of_such_names(name: str) -> None:
     told = json.dumps(TABLE[name][0]())
-    assert all(word in told for word in ("odras", "lab", "slot_leak", "app_down", "healthy"))
+    assert all(word in told for word in ("odras", "lab", *FAULTS))
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(data=st.data())
 def test_noise_in_place_of_every_name_changes_no_verdict(name: str, data: st.DataObject) -> None:
-    spoken = data.draw(st.lists(noise_words, min_size=len(SECRET_HINTS), max_size=len(SECRET_HINTS), unique=True))
+    spoken = data.draw(
+        st.lists(noise_words, min_size=len(SECRET_HINTS), max_size=len(SECRET_HINTS), unique=True)
+    )
     noise = dict(zip(SECRET_HINTS, spoken))
     incident = TABLE[name][0]()
     told = [renamed(document, noise) for document in incident]
@@ -369,32 +391,31 @@ def test_the_same_evidence_gives_the_same_verdict(name: str) -> None:
 
 
 @many
-@given(incident=incidents, data=st.data())
-def test_the_order_of_fields_changes_no_verdict(incident: Incident, data: st.DataObject) -> None:
+@given(incident=incidents, seed=st.integers(0, 2**32))
+def test_the_order_of_fields_changes_no_verdict(incident: Incident, seed: int) -> None:
+    random = Random(seed)
+
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
-            keys = data.draw(st.permutations(list(value))) if len(value) < 8 else reversed(list(value))
-            return {key: shuffled(value[key]) for key in keys}
+            return {key: shuffled(value[key]) for key in random.sample(list(value), len(value))}
         return [shuffled(inner) for inner in value] if isinstance(value, list) else value
 
     assert judge(*(shuffled(document) for document in incident)) == judge(*incident)
 
 
 @many
-@given(incident=incidents, data=st.data())
-def test_the_order_of_rows_changes_no_cause(incident: Incident, data: st.DataObject) -> None:
-    before = decided(judge(*incident))
-    mixed = incident.copy()
-    for places_of_rows in (
-        *(mixed.data("sockets")[key] for key in ("last_words", "options", "shared")),
-        *(sample["sockets"] for sample in mixed.data("sockets")["samples"]),
-        mixed.data("process")["processes"],
-    ):
-        places_of_rows[:] = data.draw(st.permutations(places_of_rows))
-    if mixed.database["views"]["activity"]["data"]:
-        sessions = mixed.data("activity")["sessions"]
-        sessions[:] = data.draw(st.permutations(sessions))
-    assert decided(judge(*mixed)) == before
+@given(incident=incidents, seed=st.integers(0, 2**32))
+def test_the_order_of_rows_changes_no_cause(incident: Incident, seed: int) -> None:
+    random, before = Random(seed), decided(judge(*incident))
+    sockets = incident.data("sockets")
+    lists = [sockets[key] for key in ("last_words", "options", "shared")]
+    lists += [sample["sockets"] for sample in sockets["samples"]]
+    lists.append(incident.data("process")["processes"])
+    if incident.database["views"]["activity"]["data"]:
+        lists.append(incident.data("activity")["sessions"])
+    for rows in lists:
+        random.shuffle(rows)
+    assert decided(judge(*incident)) == before
 
 
 def test_the_facts_of_a_document_never_change_it() -> None:

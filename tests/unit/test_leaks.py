@@ -48,7 +48,7 @@ def functions(path: Path) -> list[tuple[str, int, int]]:
 
 FOUND = {
     path: {(finding.line, finding.rule): finding for finding in search_source(path.read_text(), str(path))}
-    for path in sorted(CORPUS.glob("*.py"))
+    for path in sorted([*CORPUS.glob("*.py"), *CORPUS.glob("manager/*.py")])
 }
 CASES = [(path, *function) for path in FOUND for function in functions(path)]
 
@@ -128,6 +128,29 @@ def test_words(rule: str, path: str, fix: str) -> None:
     assert fix in finding.fix
 
 
+def test_match() -> None:
+    """As text: a file with it is no Python 3.9, which the tools here check against."""
+    text = (
+        "def f(kind):\n    conn = pool.getconn()\n    match kind:\n"
+        "        case 'read' | 'write':\n            pool.putconn(conn)\n"
+    )
+    (finding,) = search_source(text, "app.py")
+    assert finding.rule == "R8"
+    assert search_source(text + "        case _:\n            pool.putconn(conn)\n", "app.py") == []
+
+
+def test_an_error_in_a_script_ends_it_and_leaks_nothing() -> None:
+    script = "conn = pool.getconn()\nsave(conn)\n"
+    assert search_source(script + "pool.putconn(conn)\n", "app.py") == []
+    assert [(one.rule, one.function) for one in search_source(script, "app.py")] == [("R1", "<module>")]
+
+
+def test_a_pool_to_which_close_gives_back() -> None:
+    text = "def f():\n    conn = pool.getconn()\n    try:\n        save(conn)\n    finally:\n        conn.close()\n"
+    assert [one.rule for one in search_source(text, "app.py")] == ["R7"]
+    assert search_source("pool = ConnectionPool(dsn, close_returns=True)\n" + text, "app.py") == []
+
+
 # Suppression
 
 
@@ -169,6 +192,20 @@ def test_a_wrapper_is_known_in_other_files() -> None:
     assert search_source(service.read_text(), str(service)) == []
     found = {(one.line, one.rule) for one in search_paths([project]).findings if one.file == str(service)}
     assert found == labels(service) != set()
+
+
+def test_a_plain_name_means_something_only_in_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def creator():\n    return pool.getconn()\n")
+    (tmp_path / "b.py").write_text(
+        "def f(creator, pool):\n    pool.getconn_later(creator())\n    x = creator()\n"
+    )
+    assert search_paths([tmp_path]).findings == []
+
+
+def test_the_corpus_reads_the_same_as_one_project() -> None:
+    paths = sorted(CORPUS.glob("*.py"))
+    found = {(one.file, one.line, one.rule) for one in search_paths(paths).findings}
+    assert found == {(str(path), *label) for path in paths for label in labels(path)}
 
 
 def test_a_projects_own_definition_outweighs_the_default(tmp_path: Path) -> None:

@@ -25,11 +25,10 @@ from tests.unit.incidents import (
     authentication_failed,
     backends,
     connection,
-    connection_leak,
     ended,
     fails,
-    healthy,
     heals,
+    healthy,
     hold,
     lock_contention,
     login_broken,
@@ -210,7 +209,10 @@ def with_terminated_sessions(incident: Incident) -> Incident:
     ],
 )
 def test_of_two_causes_the_higher_rank_is_the_cause_and_the_other_contributes(
-    incident: Callable[[], Incident], also: Callable[[Incident], Incident], cause: str, contributing: list[str]
+    incident: Callable[[], Incident],
+    also: Callable[[Incident], Incident],
+    cause: str,
+    contributing: list[str],
 ) -> None:
     verdict = judge(*also(incident()))
     assert verdict.cause == cause
@@ -241,7 +243,7 @@ def test_different_last_words_on_two_sockets(first: str, second: str) -> None:
 
 
 def test_without_any_evidence_everything_is_open() -> None:
-    for nothing in (None, {}, [], "", 0, {"views": {}}, {"views": {name: None for name in HOST_VIEWS}}):
+    for nothing in (None, {}, [], "", 0, {"views": {}}, {"views": dict.fromkeys(HOST_VIEWS)}):
         verdict = judge(nothing, nothing)
         assert (verdict.cause, verdict.confidence, verdict.action) == ("unknown", "unknown", "open")
         assert verdict.restart_helps is None
@@ -293,9 +295,7 @@ def test_an_open_cause_under_a_login_that_works_wants_no_action() -> None:
     assert (verdict.cause, verdict.restart_helps, verdict.action) == ("unknown", False, "none")
 
 
-@pytest.mark.parametrize(
-    "name", ["login", "new_connection", "pool", "sockets", "process", "log", "activity"]
-)
+@pytest.mark.parametrize("name", ["login", "new_connection", "pool", "sockets", "process", "log", "activity"])
 def test_green_needs_every_view(name: str) -> None:
     assert judge(*healthy()).cause == "healthy"
     incident = unread(healthy(), name)

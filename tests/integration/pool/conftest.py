@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.pool.house import House, Relay
+from tests.lab.account import fresh_directory
+from tests.lab.database import prepare
 from tests.lab.postgres import Postgres
 
 
@@ -19,10 +21,20 @@ def house(postgres: Postgres, tmp_path: Path) -> Iterator[House]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def breakable() -> Iterator[Postgres]:
+    """One server for all tests that stop and crash theirs: making one takes longer than the tests."""
+    with Postgres(fresh_directory("odras-")) as server:
+        prepare(server)
+        yield server
+
+
 @pytest.fixture
-def fresh_house(fresh_postgres: Postgres, tmp_path: Path) -> Iterator[House]:
+def breakable_house(breakable: Postgres, tmp_path: Path) -> Iterator[House]:
     """On a server that the test may stop, crash and start."""
-    made = House(fresh_postgres, tmp_path)
+    if not breakable.running():
+        breakable.start()
+    made = House(breakable, tmp_path)
     yield made
     made.close()
 

@@ -64,10 +64,10 @@ def test_ended_by_a_timeout_of_the_server(house: House, setting: str, statement:
     assert dead_found(pool) == {cause: 1}
 
 
-def test_57P02_a_neighbour_crashed(fresh_house: House) -> None:
-    pool = fresh_house.pool(max_connections=3)
-    _, _, victim = fresh_house.fill(pool, 3)
-    fresh_house.server.kill_backend(victim.backend_pid, signal.SIGKILL)
+def test_57P02_a_neighbour_crashed(breakable_house: House) -> None:
+    pool = breakable_house.pool(max_connections=3)
+    _, _, victim = breakable_house.fill(pool, 3)
+    breakable_house.server.kill_backend(victim.backend_pid, signal.SIGKILL)
     until(lambda: pool.status()["count"]["dead"] == 3)
     borrow_once(pool)  # waits until the server has recovered
     assert dead_found(pool) == {"57P02": 2, "fin": 1}  # the killed one itself could say nothing

@@ -12,10 +12,10 @@ from runbook.pool import PoolTimeout
 from tests.integration.pool.house import House, until
 
 
-def test_an_outage_needs_no_restart(fresh_house: House) -> None:
-    pool = fresh_house.pool(min_connections=2, max_connections=5, connection_timeout=3)
-    fresh_house.fill(pool, 5)
-    fresh_house.server.stop()
+def test_an_outage_needs_no_restart(breakable_house: House) -> None:
+    pool = breakable_house.pool(min_connections=2, max_connections=5, connection_timeout=3)
+    breakable_house.fill(pool, 5)
+    breakable_house.server.stop()
     started = time.monotonic()
     with pytest.raises(
         PoolTimeout, match=r"no connection within 1\.\d s: .*last failure to connect: .*refused"
@@ -25,7 +25,7 @@ def test_an_outage_needs_no_restart(fresh_house: House) -> None:
     status = pool.status()
     assert status["count"]["never_opened"] >= 4
     assert "refused" in status["last_connect_error"]
-    fresh_house.server.start()
+    breakable_house.server.start()
     with ThreadPoolExecutor(10) as threads:
         connections = threads.map(lambda _: pool.putconn(pool.getconn()), range(10))
         assert list(connections) == [None] * 10
@@ -34,22 +34,22 @@ def test_an_outage_needs_no_restart(fresh_house: House) -> None:
     assert status["counters"]["dead_found"]["57P01"] == 5
 
 
-def test_waiters_ride_out_a_restart(fresh_house: House) -> None:
-    pool = fresh_house.pool(max_connections=4, connection_timeout=20)
-    fresh_house.fill(pool, 4)
-    fresh_house.server.stop()
+def test_waiters_ride_out_a_restart(breakable_house: House) -> None:
+    pool = breakable_house.pool(max_connections=4, connection_timeout=20)
+    breakable_house.fill(pool, 4)
+    breakable_house.server.stop()
     with ThreadPoolExecutor(8) as threads:
         waiting = [threads.submit(lambda: pool.putconn(pool.getconn())) for _ in range(8)]
         until(lambda: pool.status()["counters"]["connect_failures"] >= 2)
-        fresh_house.server.start()
+        breakable_house.server.start()
         for one in waiting:
             one.result(10)
 
 
-def test_attempts_are_few_while_the_database_is_away(fresh_house: House) -> None:
+def test_attempts_are_few_while_the_database_is_away(breakable_house: House) -> None:
     """One at a time, further and further apart, however many wait."""
-    pool = fresh_house.pool(max_connections=20, connection_timeout=20)
-    fresh_house.server.stop()
+    pool = breakable_house.pool(max_connections=20, connection_timeout=20)
+    breakable_house.server.stop()
     with ThreadPoolExecutor(20) as threads:
         waiting = [threads.submit(pool.getconn, 3) for _ in range(20)]
         until(lambda: pool.status()["count"]["waiting"] == 20)

@@ -89,7 +89,7 @@ def test_asgi(house: House) -> None:
         pool.putconn(leaked.pop())
         assert get(port, "/stream", "report.8") == (200, b"report.8")
         assert get(port, "/fail")[0] == 500
-        assert only_holder(pool)["request_over"]
+        until(lambda: only_holder(pool)["request_over"])
         assert len(only_holder(pool)["request_id"]) == 32  # made, as none was sent
         pool.putconn(leaked.pop())
 

@@ -481,20 +481,6 @@ def lends_to_own_or_callers():
         pool.putconn(conn)
 
 
-class ManagedGetconn(ThreadedConnectionPool):
-    @contextmanager
-    def getconn(self):
-        conn = super().getconn()
-        try:
-            yield conn
-        finally:
-            self.putconn(conn)
-
-    def used(self):
-        with self.getconn() as conn:
-            save(conn)
-
-
 class SwapsItsField:
     def open(self):
         self._conn = self._pool.getconn()
@@ -598,3 +584,45 @@ class TracksItsLoans:
         with self.lock:
             self.out.remove(conn)
         self.pool.putconn(conn)
+
+
+def finish(conn, own):
+    """Gives back under a condition of its caller: what it keeps is no fault of its own."""
+    try:
+        conn.commit()
+    finally:
+        if own:
+            pool.putconn(conn)
+
+
+def reads_a_dictionary_first(settings):
+    conn = pool.getconn()
+    name = settings.get("name")
+    try:
+        save(conn, name)
+    finally:
+        pool.putconn(conn)
+
+
+def ping(conn):
+    try:
+        conn.cursor().execute("SELECT 1")
+    except Exception:
+        return False
+    return True
+
+
+def helper_that_does_not_raise():
+    conn = pool.getconn()
+    if not ping(conn):
+        pool.putconn(conn, close=True)
+        return
+    try:
+        save(conn)
+    finally:
+        pool.putconn(conn)
+
+
+def with_on_somebodys_manager(db):
+    with db._conn() as conn:
+        save(conn)

@@ -396,3 +396,41 @@ def given_back_through_its_cursor():
         cur.execute("SELECT name FROM users")
     finally:
         pool.putconn(cur.connection)
+
+
+def network_before_try(url):
+    conn = pool.getconn()  # expect: R3
+    page = requests.get(url)
+    try:
+        save(conn, page)
+    finally:
+        pool.putconn(conn)
+
+
+def own_or_callers(conn=None):
+    own = conn is None
+    if own:
+        conn = pool.getconn()
+    try:
+        save(conn)
+    finally:
+        if own:
+            pool.putconn(conn)
+
+
+def trusts_own_or_callers():
+    conn = pool.getconn()  # expect: R1
+    own_or_callers(conn)
+
+
+def helper_that_raises(conn):
+    conn.cursor().execute("SET search_path TO app")
+
+
+def helper_between():
+    conn = pool.getconn()  # expect: R3
+    helper_that_raises(conn)
+    try:
+        save(conn)
+    finally:
+        pool.putconn(conn)

@@ -159,3 +159,32 @@ class AsksAnUnknownChecker:
             self.pool.putconn(conn, close=True)
             conn = self.pool.getconn()
         return conn
+
+
+class CachesAndHandsOut:
+    def connection(self):
+        conn = self.pool.getconn()
+        self.conn = conn
+        return conn
+
+    def shut(self):
+        self.pool.putconn(self.conn)
+
+    def used(self):
+        conn = self.connection()
+        return load(conn)
+
+
+class WrapsAWrapper:
+    def outer_connection(self):
+        return self.middle_connection()
+
+    def middle_connection(self):
+        return self.inner_connection()
+
+    def inner_connection(self):
+        return self.pool.getconn()
+
+    def used_badly(self):
+        conn = self.outer_connection()  # expect: R1
+        return load(conn)

@@ -1,0 +1,29 @@
+"""The tables of the guide's app and its one user. Runs on the app's host, as the owner of the database."""
+
+import os
+import secrets
+
+import psycopg2
+from backend.services.auth import hash_password
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS public.users (
+    user_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, username text NOT NULL UNIQUE,
+    salt bytea NOT NULL, password_hash bytea NOT NULL, is_active boolean NOT NULL DEFAULT true
+);
+CREATE TABLE IF NOT EXISTS public.auth_tokens (
+    token_hash text PRIMARY KEY, user_id bigint NOT NULL REFERENCES public.users, expires_at timestamptz NOT NULL
+);
+CREATE TABLE IF NOT EXISTS public.projects (
+    project_id text PRIMARY KEY, name text NOT NULL UNIQUE, description text, is_active boolean NOT NULL DEFAULT true
+);
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app;
+"""
+salt = secrets.token_bytes(16)
+with psycopg2.connect("") as connection, connection.cursor() as cursor:
+    cursor.execute(TABLES)
+    cursor.execute(
+        "INSERT INTO public.users (username, salt, password_hash) VALUES (%s, %s, %s)"
+        " ON CONFLICT (username) DO UPDATE SET salt = excluded.salt, password_hash = excluded.password_hash",
+        ("das_service", salt, hash_password(os.environ["LOGIN_PASSWORD"], salt)),
+    )

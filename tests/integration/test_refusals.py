@@ -1,0 +1,295 @@
+"""Never green on nothing: what was not read, not reached or not meant ends non-zero and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.playbook import Diagnosis, Variables, diagnose, inventory, untouched
+from tests.lab.account import account
+from tests.lab.lab import Lab
+
+# Answers nobody, at once.
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/nonexistent"}
+
+
+def hosts(path: Path, *, app: Variables | None, postgres: Variables | None = None, **other: Any) -> Path:
+    """Write an inventory; groups map host names to variables. The path."""
+    groups = {"app": {"hosts": app}, "postgres": {"hosts": postgres or {}}, **other}
+    path.write_text(yaml.safe_dump({"all": {"children": groups}}))
+    return path
+
+
+def refused(run: Diagnosis) -> str:
+    """The words of a run that failed and wrote no report; nothing was begun."""
+    assert run.status not in (0, None), run.output
+    assert not (run.reports / "latest").exists(), run.output
+    return run.words
+
+
+def closed_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that is ours and refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def unreachable() -> Iterator[dict[str, Any]]:
+    """Variables of a host that ssh cannot reach."""
+    with contextlib.contextmanager(closed_port)() as port:
+        yield {
+            "ansible_connection": "ssh",
+            "ansible_host": "127.0.0.1",
+            "ansible_port": port,
+            "ansible_ssh_common_args": "-o ConnectTimeout=2 -o BatchMode=yes -o ControlMaster=no",
+        }
+
+
+# -- before anything is read -------------------------------------------------------------------------------
+
+
+def test_no_inventory(tmp_path: Path) -> None:
+    run = diagnose(None, tmp_path, environment={"ANSIBLE_INVENTORY": str(tmp_path / "missing.yml")})
+    words = refused(run)
+    assert "no host in group app" in words
+    assert "inventory.example" in words
+    assert "-i INVENTORY" in words
+
+
+def test_an_empty_group(tmp_path: Path) -> None:
+    file = hosts(tmp_path / "hosts.yml", app={}, postgres={"db-1": LOCAL}, web={"hosts": {"web-1": LOCAL}})
+    assert "no host in group app" in refused(diagnose(file, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("diagnose_restrat", "diagnose_restart"),
+        ("diagnose_login_pasword", "diagnose_login_password"),
+    ],
+)
+def test_a_mistyped_variable_on_the_command_line(tmp_path: Path, wrong: str, right: str) -> None:
+    file = hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL})
+    words = refused(diagnose(file, tmp_path, "-e", f"{wrong}=Canary-4711"))
+    assert f"{wrong} " in words
+    assert f"did you mean {right}?" in words
+    assert "Canary-4711" not in words
+
+
+def test_mistyped_variables_in_the_inventory_are_all_named(tmp_path: Path) -> None:
+    file = hosts(
+        tmp_path / "hosts.yml",
+        app={"web-1": LOCAL, "web-2": {**LOCAL, "diagnose_pidfile": "/run/odras.pid"}},
+        postgres={"db-1": {**LOCAL, "diagnose_database_pasword": "x", "diagnose_zzz": 1}},
+    )
+    words = refused(diagnose(file, tmp_path, "--limit", "web-1"))
+    assert re.search(r"diagnose_pidfile .*?did you mean diagnose_pid_file\?", words)
+    assert re.search(r"diagnose_database_pasword .*?did you mean diagnose_database_password\?", words)
+    assert "diagnose_zzz " in words
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("diagnose_restart=sometimes", ("diagnose_restart", "auto", "ask", "never", "sometimes")),
+        ("diagnose_window=soon", ("diagnose_window", "float")),
+        ("diagnose_login_attempts=some", ("diagnose_login_attempts", "int")),
+        ("diagnose_database_sslmode=on", ("diagnose_database_sslmode", "verify-full")),
+    ],
+)
+def test_a_value_of_the_wrong_kind(tmp_path: Path, setting: str, said: tuple[str, ...]) -> None:
+    run = diagnose(hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL}), tmp_path, "-e", setting)
+    words = refused(run)
+    for word in said:
+        assert word in words
+    assert "reading login" not in words
+
+
+def test_reports_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.touch()
+    run = diagnose(
+        hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL}), tmp_path, "-e", f"diagnose_reports='{file}/reports'"
+    )
+    words = refused(run)
+    assert f"diagnose_reports: {file}" in words
+    assert "reading login" not in words
+
+
+# -- nobody of group app is part of the run ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", ["db-1", "bystander"])
+def test_a_limit_that_leaves_no_app_host(lab: Lab, tmp_path: Path, limit: str) -> None:
+    file = inventory(lab, tmp_path / "hosts.yml")
+    known = yaml.safe_load(file.read_text())
+    known["all"]["children"]["other"] = {"hosts": {"bystander": LOCAL}}
+    file.write_text(yaml.safe_dump(known))
+    run = diagnose(file, tmp_path, "--limit", limit)
+    assert run.status not in (0, None), run.output
+    assert "no host of group app was part of this run" in run.words
+    assert "--limit" in run.words
+    assert run.document("fleet.json")["hosts"] == []
+
+
+def test_a_limit_that_matches_nothing(tmp_path: Path) -> None:
+    run = diagnose(hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL}), tmp_path, "--limit", "web-7")
+    assert "web-7" in refused(run)
+
+
+# -- hosts that cannot be reached or read ------------------------------------------------------------------
+
+
+def test_every_host_unreachable(tmp_path: Path, unreachable: Variables) -> None:
+    file = hosts(
+        tmp_path / "hosts.yml",
+        app={"web-1": unreachable, "web-2": unreachable},
+        postgres={"db-1": unreachable},
+    )
+    run = diagnose(file, tmp_path)
+    assert run.status not in (0, None), run.output
+    for host in ("web-1", "web-2"):
+        assert re.search(rf"^{host} +NOT REACHED .*nothing is known about it", run.output, re.MULTILINE)
+        assert f"{host} not reached" in run.words
+        assert not (run.run / f"hosts/{host}.json").exists()
+    assert "HEALTHY" not in run.output
+    fleet = run.document("fleet.json")
+    assert [(row["host"], row["outcome"], row["reachable"]) for row in fleet["hosts"]] == [
+        ("web-1", "unknown", False),
+        ("web-2", "unknown", False),
+    ]
+    assert "Connection refused" in run.words
+
+
+def test_one_of_two_unreachable(lab: Lab, tmp_path: Path, unreachable: Variables) -> None:
+    """The lost one comes first in every order; the other is diagnosed all the same."""
+    file = inventory(lab, tmp_path / "hosts.yml", {"a-lost": unreachable, "web-1": {}})
+    with untouched(lab):
+        run = diagnose(file, tmp_path)
+    assert run.status not in (0, None), run.output
+    assert (run.report()["outcome"], run.report()["cause"]) == ("healthy", "healthy")
+    assert re.search(r"^a-lost +NOT REACHED ", run.output, re.MULTILINE)
+    assert "1 of 2: a-lost not reached" in run.words
+    rows = {row["host"]: (row["outcome"], row["reachable"]) for row in run.document("fleet.json")["hosts"]}
+    assert rows == {"a-lost": ("unknown", False), "web-1": ("healthy", True)}
+
+
+def test_the_database_host_unreachable(lab: Lab, tmp_path: Path, unreachable: Variables) -> None:
+    """Its database is read from the app host instead; that it was not reached is said, and not green."""
+    run = diagnose(inventory(lab, tmp_path / "hosts.yml", postgres=unreachable), tmp_path)
+    database = run.document("databases/main.json")
+    assert database["collected_from"] == "web-1"
+    assert database["views"]["connection"]["data"]["ok"] is True
+    assert run.report()["cause"] == "healthy"
+    assert re.search(r"db-1 +NOT READ|db-1 +NOT REACHED", run.output)
+    assert run.status not in (0, None), "a host was unreachable and the run is green"
+
+
+def test_a_host_without_python(lab: Lab, tmp_path: Path) -> None:
+    file = inventory(
+        lab,
+        tmp_path / "hosts.yml",
+        {"bare": {"ansible_python_interpreter": "/opt/none/bin/python3"}, "web-1": {}},
+    )
+    run = diagnose(file, tmp_path)
+    assert run.status not in (0, None), run.output
+    assert run.report()["outcome"] == "healthy"
+    assert "1 of 2: bare not re" in run.words
+    assert re.search(r"bare .*?/opt/none/bin/python3", run.words)
+    assert not (run.run / "hosts/bare.json").exists()
+
+
+# -- what was read does not suffice ------------------------------------------------------------------------
+
+
+def test_a_probe_that_does_not_speak_for_the_app(lab: Lab, tmp_path: Path) -> None:
+    """Nothing is wrong with the app in any of these; nothing was seen to be right either."""
+    base = lab.login_url.rpartition("/")[0]
+    wrong = {
+        "elsewhere": {"diagnose_login_url": f"{base}/sign-in"},
+        "getonly": {"diagnose_login_url": f"{base}/me"},
+        "secretless": {"diagnose_login_password": "not the password"},
+        "stranger": {"diagnose_login_username": "nobody of this name"},
+    }
+    with untouched(lab):
+        run = diagnose(inventory(lab, tmp_path / "hosts.yml", wrong), tmp_path)
+    assert run.status not in (0, None), run.output
+    assert re.search(r"\b4 of 4: ", run.words)
+    named = {
+        "elsewhere": "diagnose_login_url",
+        "getonly": "diagnose_login_url",
+        "secretless": "diagnose_login_password",
+        "stranger": "diagnose_login_username",
+    }
+    for host, variable in named.items():
+        report = run.report(host)
+        assert (report["outcome"], report["cause"], report["confidence"]) == ("unknown", "unknown", "unknown")
+        misconfigured = run.evidence(host)["views"]["login"]["data"]["misconfigured"]
+        assert variable in misconfigured
+        assert f"{host} unknown (unknown)" in run.words
+        assert any(variable in entry["text"] for entry in report["unread"]), host
+        assert run.action(host)["action"] == "none"
+        assert variable in (run.run / host / "ticket.md").read_text()
+    assert "not the password" not in run.output
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/login", "ftp://127.0.0.1/login", "127.0.0.1:8000/login"])
+def test_a_login_url_that_is_none(lab: Lab, tmp_path: Path, url: str) -> None:
+    run = diagnose(inventory(lab, tmp_path / "hosts.yml", {"web-1": {"diagnose_login_url": url}}), tmp_path)
+    assert run.status not in (0, None), run.output
+    assert "HEALTHY" not in run.output
+    assert "diagnose_login_url" in run.words
+    assert url in run.words
+
+
+def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
+    """The app's settings belong to somebody else; without them it was not seen that a new connection works."""
+    file, ours = lab.app / "app.env", account()
+    owner = file.stat()
+    variables: dict[str, Any] = {}
+    if ours.dropped:  # root may read everything, so the reading is done as the app's own user
+        variables = {
+            "diagnose_user": "nobody",
+            "ansible_python_interpreter": readable_python(),
+            "ansible_remote_tmp": "/tmp/.ansible-nobody",
+        }
+        os.chown(file, 0, 0)
+        file.chmod(0o600)
+    else:
+        file.chmod(0)
+    try:
+        with untouched(lab):
+            run = diagnose(inventory(lab, tmp_path / "hosts.yml", {"web-1": variables}), tmp_path)
+    finally:
+        os.chown(file, owner.st_uid, owner.st_gid)
+        file.chmod(owner.st_mode & 0o777)
+    assert run.status not in (0, None), run.output
+    report = run.report()
+    assert (report["outcome"], report["cause"]) == ("unknown", "unknown")
+    assert report["login_after"]["ok"] is True
+    assert f"{file}: Permission denied" in run.words
+    assert any(str(file) in entry["text"] for entry in report["unread"])
+
+
+def readable_python() -> str:
+    """A Python of the system that every user may run."""
+    for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
+        tried = subprocess.run(
+            [path, "-c", "import sys; sys.exit(sys.version_info < (3, 9))"],
+            check=False,
+            cwd="/",
+            **account().run_as(),
+        )
+        if tried.returncode == 0:
+            return path
+    raise RuntimeError("no Python from 3.9 on is in /usr/bin or /usr/local/bin, or nobody may not run it")
