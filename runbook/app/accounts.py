@@ -52,8 +52,9 @@ class User(NamedTuple):
 
 
 class Session(NamedTuple):
-    """Who a token belongs to."""
+    """A login that lasts."""
 
+    token_hash: bytes
     user_id: int
     username: str
     expires_at: datetime.datetime
@@ -156,7 +157,7 @@ def open_session(
 
 @again_if_lost
 def find_session(pool: Pool, deadline: float, token: str) -> Optional[Session]:
-    """Whose token it is; None if it is unknown or expired."""
+    """The session of this token; None if it is unknown or expired."""
     with pool.connection(left(deadline)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT user_id, username, expires_at FROM public.auth_tokens JOIN public.users USING (user_id)"
@@ -164,14 +165,14 @@ def find_session(pool: Pool, deadline: float, token: str) -> Optional[Session]:
             (_token_hash(token),),
         )
         row = cursor.fetchone()
-    return Session(row[0], row[1], _utc(row[2])) if row else None
+    return Session(_token_hash(token), row[0], row[1], _utc(row[2])) if row else None
 
 
 @again_if_lost
-def close_session(pool: Pool, deadline: float, token: str) -> None:
-    """The token is worth nothing from now on."""
+def close_session(pool: Pool, deadline: float, session: Session) -> None:
+    """Its token is worth nothing from now on."""
     with pool.connection(left(deadline)) as connection, connection.cursor() as cursor:
-        cursor.execute("DELETE FROM public.auth_tokens WHERE token_hash = %s", (_token_hash(token),))
+        cursor.execute("DELETE FROM public.auth_tokens WHERE token_hash = %s", (session.token_hash,))
 
 
 def delete_expired(pool: Pool) -> int:

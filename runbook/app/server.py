@@ -48,8 +48,8 @@ def serve(settings: AppSettings, database: Settings) -> int:
     """
     try:
         problem = _look_at_schema(settings, database)
-    except psycopg2.Error as error:
-        logger.warning("The database is away, /readyz says so until it is back: %s", one_line(error))
+    except (psycopg2.Error, UnicodeError) as error:  # the latter: a message in the server's language
+        logger.warning("The database cannot be asked for its schema: %s", one_line(error))
         problem = None
     if problem:
         print(f"does not serve: {problem}", file=sys.stderr)
@@ -61,6 +61,8 @@ def serve(settings: AppSettings, database: Settings) -> int:
         print(f"cannot listen on {where}: {error.strerror}", file=sys.stderr)
         return FAILED
     logger.info("Listening on %s port %d, workers: %d", settings.host, settings.port, settings.workers)
+    # Blocked, signals wait: for sigtimedwait in a parent, for the server's handlers in a worker. None is lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     if settings.workers == 1:
         return _work(settings, database, listener)
     return _supervise(settings, database, listener)
@@ -109,7 +111,7 @@ class Server(uvicorn.Server):
         """Instead of uvicorn's, which raises the signal again at the end. The handlers stay: all is over."""
         for each in _STOP:
             signal.signal(each, self.handle_exit)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # see _supervise
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # see serve
         yield
 
 
@@ -142,8 +144,6 @@ def _work(
 
 def _supervise(settings: AppSettings, database: Settings, listener: socket.socket) -> int:
     """Keep the workers running until told to stop, then see them end; the exit status."""
-    # Blocked, signals wait for sigtimedwait here, and in a new worker until it can handle them: none is lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     parent = os.getpid()
     workers: set[int] = set()
     start_at = 0.0

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from runbook.pool import Settings, SettingsError
 
@@ -43,7 +44,7 @@ class AppSettings:
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> tuple[AppSettings, Settings]:
     """The application's and its pool's settings; raises SettingsError with the problems of both."""
-    values: dict[str, int | str] = {}
+    values: dict[str, Any] = {}
     problems: list[str] = []
     for variable, (default, low, high, meaning) in _NUMBERS.items():
         text = environ.get(variable, str(default))
@@ -63,7 +64,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> tuple[AppSettings,
         raise SettingsError(problems + error.problems) from None
     if problems:
         raise SettingsError(problems)
-    return AppSettings(**values), pool  # type: ignore[arg-type]  # each was checked against its field above
+    return AppSettings(**values), pool
 
 
 def read_owner(environ: Mapping[str, str] = os.environ) -> tuple[Settings, str]:

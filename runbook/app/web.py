@@ -6,6 +6,7 @@ blocks. Whatever the database does to them, the answer is 503 with Retry-After, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -122,9 +123,8 @@ def me(session: SignedIn) -> dict[str, Any]:
 
 
 @router.post("/api/auth/logout", status_code=204)
-def logout(session: SignedIn, service: Here, deadline: Deadline, bearer: Bearer) -> None:
-    if bearer:
-        accounts.close_session(service.pool, deadline, bearer.credentials)
+def logout(session: SignedIn, service: Here, deadline: Deadline) -> None:
+    accounts.close_session(service.pool, deadline, session)
 
 
 @router.get("/api/projects")
@@ -187,8 +187,12 @@ async def _malformed(_request: Request, error: Exception) -> JSONResponse:
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
     logger.warning("Request %s cannot be served: %s", _request_id(), one_line(error))
-    detail = "the service is busy" if isinstance(error, accounts.Busy) else "the database is not available"
-    return JSONResponse({"detail": f"{detail}: try again"}, 503, headers={"Retry-After": RETRY_SECONDS})
+    busy = isinstance(error, accounts.Busy)
+    return _try_again("the service is busy" if busy else "the database is not available")
+
+
+def _try_again(why: str) -> JSONResponse:
+    return JSONResponse({"detail": f"{why}: try again"}, 503, headers={"Retry-After": RETRY_SECONDS})
 
 
 async def _broken(_request: Request, _error: Exception) -> JSONResponse:
@@ -223,6 +227,11 @@ class AccessLog:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The time to stop is over; left to the server it would be a bare 500.
+            if status:
+                raise
+            await _try_again("the service stops")(scope, receive, send_with_id)
         finally:
             # As it was sent, percent signs and all, so that nobody writes lines of his own into the log.
             path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]

@@ -64,6 +64,7 @@ DEFAULTS = Vocabulary(
     ),
     releases=frozenset({"putconn", "_return"}),
     defined=frozenset(),
+    managers=frozenset({"connection"}),  # psycopg_pool
 )
 # They run the function they are given: `await asyncio.to_thread(pool.getconn)` acquires.
 OFFLOADS = frozenset({"to_thread", "run_in_executor", "run_in_threadpool", "run_sync"})
@@ -72,7 +73,7 @@ RELEASE_LIKE = re.compile(
     r"(?i)release|return|give_?back|put_?(conn|back)|^put$|check_?in|close|dispose|clean_?up"
 )
 # A wrapper named like this is known on any receiver; another name (`get`) only where the receiver speaks for it.
-CONNECTION_LIKE = re.compile(r"(?i)conn|db")
+CONNECTION_LIKE = re.compile(r"(?i)conn(?!ect$)|db")
 POOL_LIKE = r"(?i)(^|[._])(db|database|pool)\w*$|pool$"
 BARE = r"^$"
 # psycopg_pool's option by which close() gives back.

@@ -38,7 +38,10 @@ LAST_WORDS = {
 }
 SUSPECT = "suspect"
 UNFIT = "unfit"
+BROKEN = 2  # psycopg2's `closed` when the connection broke; 1 is a call of close()
 
+# The watchdog's thread ends when there was nothing to guard for so long.
+WATCHDOG_SECONDS = 60.0
 # Probes and retransmissions take longer than this; so often the kernel is asked for them, and no oftener.
 GLANCE_SECONDS = 1.0
 
@@ -84,7 +87,7 @@ class Lease(weakref.ref["PooledConnection"]):
 class Watchdog:
     """Bounds blocking calls of libpq, which know no deadline: one thread shuts an overdue socket down.
 
-    The call then fails as if the server had gone. It works on a duplicate of the descriptor, because libpq
+    The call then fails as if the server had gone. The thread exists while it is needed, and works on a duplicate of the descriptor, because libpq
     may close its own at any time and the number may then belong to something else.
     """
 
@@ -92,8 +95,7 @@ class Watchdog:
         self._changed = threading.Condition()
         self._deadlines: dict[int, float] = {}
         self._wakes_at = 0.0
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._running = False
 
     @contextlib.contextmanager
     def guard(self, connection: PooledConnection, seconds: float) -> Iterator[None]:
@@ -107,9 +109,9 @@ class Watchdog:
         try:
             with self._changed:
                 self._deadlines[duplicate] = deadline
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="pool-watchdog", daemon=True)
-                    self._thread.start()
+                if not self._running:
+                    threading.Thread(target=self._run, name="pool-watchdog", daemon=True).start()
+                    self._running = True
                 elif deadline < self._wakes_at:
                     self._changed.notify()
             yield
@@ -126,12 +128,6 @@ class Watchdog:
         if error is not None:
             raise error
 
-    def stop(self) -> None:
-        """End the thread; guards that are still armed no longer fire."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-
     def abandon(self) -> None:
         """In a forked child, where neither the thread nor the guarded calls exist: close the duplicates."""
         for duplicate in self._deadlines:
@@ -139,13 +135,16 @@ class Watchdog:
 
     def _run(self) -> None:
         with self._changed:
-            while not self._stopped:
+            useful = True
+            while self._deadlines or useful:
                 now = clock()
                 for duplicate in [each for each, deadline in self._deadlines.items() if deadline <= now]:
                     del self._deadlines[duplicate]
                     shut_down(duplicate)
-                self._wakes_at = min(self._deadlines.values(), default=now + 3600)
+                useful = bool(self._deadlines)
+                self._wakes_at = min(self._deadlines.values(), default=now + WATCHDOG_SECONDS)
                 self._changed.wait(self._wakes_at - now)
+            self._running = False
 
 
 def shut_down(descriptor: int) -> None:
@@ -239,7 +238,7 @@ class PooledConnection(extensions.connection):
         No round trip if there is nothing to roll back.
         """
         if self.closed:
-            return "in_use"
+            return "in_use" if self.closed == BROKEN else UNFIT
         status = self.get_transaction_status()
         if status in (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR):
             found = self.glance()

@@ -205,7 +205,10 @@ class Pool:
         connection.lease = None
         cause: str | None = UNFIT
         try:
-            cause = _EXPIRED if close else connection.clean(self._watchdog, self.settings.validation_timeout)
+            if close or self.closed:
+                cause = _EXPIRED
+            else:
+                cause = connection.clean(self._watchdog, self.settings.validation_timeout)
         except psycopg2.Error as error:
             logger.warning("Error while returning backend %d: %s", connection.backend_pid, _one_line(error))
         finally:
@@ -275,17 +278,10 @@ class Pool:
             if held is not None:
                 held.end()
         self.monitor.join(max(0.0, deadline - clock()))
-        self._watchdog.stop()
         self._socket.close()
         return len(cut)
 
     closeall = close
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- taking, waiting, handing over ---------------------------------------------------------------
 
@@ -313,8 +309,7 @@ class Pool:
             self._drained.set()
 
     def _note_peak(self) -> None:
-        used = len(self._used) + self._connecting
-        self.counters.peak_used = max(self.counters.peak_used, used)
+        self.counters.peak_used = max(self.counters.peak_used, len(self._used) + self._connecting)
 
     def _wait(
         self, borrower: Borrower, since: float, deadline: float, front: bool = False
@@ -363,7 +358,9 @@ class Pool:
         with self._lock:
             now = clock()
             self.counters.wait_seconds += now - queued
-            text = self._why_none(f"no connection within {now - waiter.since:.1f} s")
+            text = ""
+            if waiter.connection is None:
+                text = self._why_none(f"no connection within {now - waiter.since:.1f} s")
             if waiter.connection is not None:
                 return ""
             self._waiters.remove(waiter)
@@ -405,8 +402,9 @@ class Pool:
             now = clock()
             if now >= connection.expires_at:
                 return _EXPIRED
-            # Close to the deadline a short time to answer is better than none.
-            seconds = min(self.settings.validation_timeout, max(deadline - now, 0.1))
+            seconds = self.settings.validation_timeout
+            if deadline - now < seconds:  # a short time to answer is better than none
+                seconds = max(deadline - now, 0.1)
             return connection.check(self._watchdog, self.settings.validate_after_idle, seconds)
         except BaseException:
             self._reject(connection, UNFIT)
@@ -439,7 +437,7 @@ class Pool:
             )
         if cause == UNFIT:
             logger.warning(
-                "Backend %d is closed: a statement still ran when it was returned, or its check failed",
+                "Backend %d is not kept: it was returned closed or busy, or its check failed",
                 connection.backend_pid,
             )
         if cause == "silent":
@@ -606,9 +604,12 @@ class Pool:
 
         psycopg2 itself never closes a connection in another process than that which made it.
         """
-        borrowed = [held for held in (lease() for lease in list(self._used)) if held is not None]
+        borrowed = [
+            held for held in (lease() for lease in self._used) if held is not None and not held.closed
+        ]
         for connection in self._idle + self._testing:
-            os.close(connection.fd)
+            if not connection.closed:
+                os.close(connection.fd)
         self._watchdog.abandon()
         if borrowed:
             # The child may still hold one: using it must fail, and not talk into the parent's session.

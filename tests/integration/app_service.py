@@ -102,6 +102,14 @@ class Database:
             connection.close()
 
 
+def arguments(pid: int) -> bytes:
+    """The argv of a process, by NUL; empty if it ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class App:
     """One `serve`, with `username` and `password` to log in. Starts at once; `stop()` at the end."""
 
@@ -113,16 +121,18 @@ class App:
         self.directory = directory
         self.port = free_port()
         self.log_file = directory / "app.log"
-        own = {"APP_PORT": self.port, "POSTGRES_POOL_RUNTIME_DIRECTORY": directory, **environ}
+        own = {"APP_PORT": self.port, "APP_DRAIN_SECONDS": 0, **environ}
+        own["POSTGRES_POOL_RUNTIME_DIRECTORY"] = directory
         self.environ = {**database.environ, **{name: str(value) for name, value in own.items()}}
+        self._seen: set[int] = set()
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "serve"], cwd=ROOT, env=self.environ, stdout=log, stderr=log
             )
 
     def stop(self) -> None:
-        """End every process of it, whatever state they are in."""
-        pids = self.pids()
+        """End every process of it that was ever seen, whatever state they are in."""
+        self.children()
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -130,9 +140,10 @@ class App:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid in self._seen:
+            if b"runbook.app" in arguments(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def wait(self, seconds: float = 15) -> int:
         """Its exit status, when it ended."""
@@ -146,7 +157,9 @@ class App:
             listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         except OSError:
             return set()
-        return set(map(int, listed.split()))
+        found = set(map(int, listed.split()))
+        self._seen |= found
+        return found
 
     def pids(self) -> set[int]:
         return {self.process.pid, *self.children()}

@@ -55,6 +55,8 @@ def case(
     request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Case:
     name: str = request.param
+    if shared_lab.log.exists():
+        shared_lab.log.write_bytes(b"")  # nothing of earlier tests
     shared_lab.heal()
     shared_lab.break_(name)
     before = identities(shared_lab)
@@ -225,3 +227,13 @@ def test_what_the_probe_caused_is_counted_in_the_log(case: Case) -> None:
     log = case.run.evidence()["views"]["log"]["data"]
     exhausted = log["during_login"].get("pool_exhausted", 0)
     assert (exhausted > 0) == (case.fault.name == "slot_leak")
+
+
+def test_after_an_incident_the_app_is_healthy(shared_lab: Lab, tmp_path: Path) -> None:
+    """What the process before this one logged is no cause of anything now."""
+    shared_lab.heal()
+    shared_lab.break_("slot_leak")
+    shared_lab.heal()
+    run = diagnose(shared_lab.inventory, tmp_path)
+    assert run.status == 0
+    assert (run.report()["outcome"], run.report()["cause"]) == ("healthy", "healthy")

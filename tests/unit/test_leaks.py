@@ -200,6 +200,16 @@ def test_a_plain_name_means_something_only_in_its_own_file(tmp_path: Path) -> No
         "def f(creator, pool):\n    pool.getconn_later(creator())\n    x = creator()\n"
     )
     assert search_paths([tmp_path]).findings == []
+    (tmp_path / "c.py").write_text("class Db:\n    def connect(self):\n        return self.pool.getconn()\n")
+    (tmp_path / "d.py").write_text("def f():\n    conn = psycopg2.connect(dsn)\n    return conn.status\n")
+    assert search_paths([tmp_path]).findings == []
+    (tmp_path / "e.py").write_text("def f(db):\n    conn = db.connect()\n    return conn.status\n")
+    assert rules_by_file(search_paths([tmp_path]), tmp_path) == [("e.py", "R1")]
+
+
+def test_a_file_that_only_connects_an_engine_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def f():\n    conn = get_engine().connect()\n    conn.execute(query)\n")
+    assert rules_by_file(search_paths([tmp_path]), tmp_path) == [("app.py", "R1")]
 
 
 def test_the_corpus_reads_the_same_as_one_project() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -195,6 +196,19 @@ def test_row_17_as_many_backends_as_the_pool_says_and_named(house: House) -> Non
     assert name.startswith("billing-") and name.endswith(f":{pool.status()['pid']}")
 
 
+@pytest.mark.parametrize("name", ["b", "b" * 100, "büro"])
+def test_row_17_the_name_fits_into_what_the_server_keeps(house: House, name: str) -> None:
+    pool = Pool(house.settings(), name)
+    try:
+        with pool.connection() as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW application_name")
+            assert cursor.fetchone() == (pool.application_name,)
+        assert len(pool.application_name.encode()) <= 63
+        assert pool.application_name.endswith(f":{os.getpid()}")
+    finally:
+        pool.close()
+
+
 def test_row_18_no_transaction_is_left_behind(house: House) -> None:
     pool = house.pool(max_connections=2, validate_after_idle=0)  # a round trip at every checkout
     with pool.connection() as unused:
@@ -253,6 +267,8 @@ def test_row_19_the_slot_comes_back_on_every_exception(house: House, trouble: Ca
             trouble(connection)
     assert counts(pool)[0] == 0
     assert value(pool) == 1
+    found = pool.status()["counters"]["dead_found"]
+    assert sum(found.values()) == found["in_use"] == (3 if trouble is ended_inside_a_statement else 0)
 
 
 def test_row_19_an_interrupted_waiter_leaves_the_queue(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

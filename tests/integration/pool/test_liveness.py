@@ -93,13 +93,13 @@ def test_rst_from_something_in_between(house: House, relay: Relay) -> None:
 
 def test_a_silent_one_costs_one_deadline_and_no_more(house: House) -> None:
     """Its neighbours are suspects then: not the borrower but the monitor finds out about them."""
-    pool = house.pool(validate_after_idle=0, validation_timeout=0.4)
+    pool = house.pool(validate_after_idle=0, validation_timeout=0.6)
     connections = house.fill(pool, 3)
     pids = [connection.backend_pid for connection in connections]
     with house.stopped(pids[0]), house.stopped(pids[1]), house.stopped(pids[2]):
         started = time.monotonic()
         borrow_once(pool)
-        assert 0.4 <= time.monotonic() - started < 1.2
+        assert 0.6 <= time.monotonic() - started < 1.8
         until(lambda: dead_found(pool) == {"silent": 3})
     assert pool.status()["count"]["idle"] == 1
 
@@ -153,6 +153,21 @@ def test_row_20_black_hole_before_the_probes(house: House) -> None:
     borrow_once(pool)
     assert 0.4 <= time.monotonic() - started < 1.2
     assert dead_found(pool) == {"silent": 1}
+
+
+def test_the_watchdog_ends_when_idle_and_is_there_when_needed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runbook.pool.connection.WATCHDOG_SECONDS", 0.1)
+    pool = house.pool(validate_after_idle=0, validation_timeout=0.4)
+
+    for _ in range(2):
+        (connection,) = house.fill(pool, 1)
+        borrow_once(pool)
+        until(lambda: not pool._watchdog._running)
+        with house.stopped(connection.backend_pid):
+            borrow_once(pool)
+    assert dead_found(pool) == {"silent": 2}
 
 
 def test_keepalive_and_user_timeout_are_live_on_the_socket(house: House) -> None:

@@ -118,7 +118,7 @@ def test_row_10_an_exhausted_process_says_so_itself(house: House) -> None:
         leaked, first, _ = status["holders"]
         assert (leaked["request_id"], leaked["request_over"]) == ("leaked-0", True)
         assert (first["request_id"][:6], first["request_over"]) == ("login-", False)
-        assert leaked["site"] == "<string>:14" and first["site"] == "<string>:9"
+        assert leaked["site"] == "<string>:15" and first["site"] == "<string>:9"
         assert leaked["thread"] == "MainThread" and first["thread"].startswith("ThreadPoolExecutor")
         assert leaked["age"] >= first["age"] > 0
         assert {waiter["request_id"][:6] for waiter in status["waiters"]} == {"login-"}

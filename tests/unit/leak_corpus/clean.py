@@ -621,8 +621,3 @@ def helper_that_does_not_raise():
         save(conn)
     finally:
         pool.putconn(conn)
-
-
-def with_on_somebodys_manager(db):
-    with db._conn() as conn:
-        save(conn)

@@ -20,3 +20,8 @@ class ManagedGetconn(ThreadedConnectionPool):
 def with_on_the_managed_one(managed_pool):
     with managed_pool.getconn() as conn:
         save(conn)
+
+
+def with_on_somebodys_manager(db):
+    with db._conn() as conn:
+        save(conn)
