@@ -23,6 +23,7 @@ EXAMPLES = r"""
     files: [/etc/systemd/system/billing.service]
 """
 RETURN = r"""
+known: {description: Whether systemd knows the unit., returned: always, type: bool}
 running: {description: Whether the unit has a main process., returned: always, type: bool}
 differs: {description: Names of variables and files that the process has not., returned: always, type: list, elements: str}
 """
@@ -57,10 +58,13 @@ def differences(pid: int, variables: dict, files: list) -> list:
 def main() -> None:
     """Compare."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    main_pid = process.systemd_unit(module.params["unit"]).get("MainPID", "0")
+    unit = process.systemd_unit(module.params["unit"])
+    main_pid = unit.get("MainPID", "0")
     pid = int(main_pid) if main_pid.isdigit() else 0
     differs = differences(pid, module.params["variables"], module.params["files"]) if pid else []
-    module.exit_json(changed=False, running=bool(pid), differs=differs)
+    module.exit_json(
+        changed=False, known=unit.get("LoadState") == "loaded", running=bool(pid), differs=differs
+    )
 
 
 if __name__ == "__main__":

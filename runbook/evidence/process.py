@@ -57,8 +57,11 @@ def systemd_unit(name: str) -> dict[str, str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
-    pairs = (line.partition("=") for line in done.stdout.splitlines())
-    return {key: value for key, _, value in pairs if key}
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        key, _, value = line.partition("=")
+        found[key] = f"{found[key]}\n{value}" if key in found else value  # EnvironmentFiles has a line for each
+    return found
 
 
 def listeners_of(port: Optional[int]) -> tuple[list[int], Optional[bool]]:

@@ -47,14 +47,19 @@ DEAD_ERRORS = frozenset({"OperationalError", "InterfaceError"})
 
 
 def covers(caught: Optional[ast.expr], kind: str) -> Optional[bool]:
-    """Does ``except caught`` (None: bare) catch this kind of exception? None: sometimes."""
+    """Does ``except caught`` (None: bare) catch this kind of exception? None: sometimes.
+
+    A kind may also be the name of a class, of one that is raised here.
+    """
     if caught is None:
         return True
     types = caught.elts if isinstance(caught, ast.Tuple) else [caught]
     names = {dotted(one).rpartition(".")[2] for one in types}
     if names & EVERYTHING:
         return True
-    if kind == ANY:
+    if kind in names:
+        return True
+    if kind not in (CONN, DB):
         return None
     # A constant tuple of errors (DEAD = (OperationalError, InterfaceError)) is taken for the database's.
     if names & DATABASE_ERRORS or any(name.isupper() for name in names):

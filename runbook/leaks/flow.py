@@ -196,7 +196,9 @@ class Walk:
             if node.exc is None:
                 flow.add(RAISE, state._replace(error=state.error or ANY))
             else:
-                flow.add(RAISE, state._replace(error=ANY).step("raise", node.lineno))
+                raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                kind = dotted(raised).rpartition(".")[2] or ANY
+                flow.add(RAISE, state._replace(error=kind).step("raise", node.lineno))
 
     def _do_Break(self, node: ast.Break, states: list[State], flow: Flow) -> None:
         for state in states:
@@ -403,7 +405,6 @@ class Walk:
                 self.releases.add(Release(call.lineno, tuple(self._within)))
                 return state.safe()
             if self._read.closes(call, state):
-                self._fail(flow, state, CONN, call.lineno, dead=True)
                 return self._close(state, call.lineno)
             ours = any(self._read.carries(part, state) for part in arguments(call))
             if ours and name in STORES and isinstance(call.func, ast.Attribute):
@@ -467,7 +468,8 @@ class Walk:
                 walk.run()
             except TooManyPaths:
                 return ANY
-            cache[name] = next((kind for kind in (ANY, DB, CONN) if kind in walk.escaping), "")
+            kinds = walk.escaping
+            cache[name] = ANY if kinds - {DB, CONN} else DB if DB in kinds else CONN if kinds else ""
         return cache.get(name, ANY)
 
     # Names
@@ -491,7 +493,7 @@ class Walk:
         if isinstance(value, ast.Call) and any(part is self.site for part in arguments(value)):
             # `conn = prepared(pool.getconn())`: by its name, what comes out is what went in.
             ours = ours or CONNECTION_LIKE.search(name) is not None
-        cursor = self._read.makes_cursor(value, state)
+        cursor = self._read.makes_cursor(value, name, state)
         if name and not ours:
             state = self._forget(name, value, state, target.lineno)
         elif ours:

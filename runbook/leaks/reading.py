@@ -153,12 +153,15 @@ class Reader:
             else:
                 return False
 
-    def makes_cursor(self, value: Optional[ast.expr], state: State) -> bool:
+    def makes_cursor(self, value: Optional[ast.expr], name: str, state: State) -> bool:
+        """Is the value, given to ``name``, a cursor on the connection?"""
         while isinstance(value, ast.Await):
             value = value.value
-        if not isinstance(value, ast.Call) or callee(value)[1] not in CURSOR_MAKERS:
+        if not isinstance(value, ast.Call):
             return False
-        return self.touches(value.func, state) or root(value) in state.cursors
+        if callee(value)[1] in CURSOR_MAKERS:
+            return self.touches(value.func, state) or root(value) in state.cursors
+        return "cur" in name and any(self.carries(part, state) for part in arguments(value))
 
     # What a call does with it
 

@@ -30,7 +30,7 @@ from .vocabulary import DEFAULTS, Acquire, Vocabulary, given_parameters, learn, 
 MAX_BYTES = 1024 * 1024
 IGNORED = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__", "venv", "virtualenv"})
 SUPPRESSION = re.compile(r"#\s*runbook:\s*ignore\[([R\d,\s]+)\][ \t]*(\S?)")
-LITERAL = re.compile(r"\"[^\"]*\"|'[^']*'")
+LITERAL = re.compile(r"\"[^\"]*(?:\"|$)|'[^']*(?:'|$)")
 # What Python raises on a text it cannot read: no Python, null bytes, nested too deeply.
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
@@ -116,31 +116,13 @@ def search_paths(
     clock = Clock(deadline)
     found: list[Finding] = []
     unread: list[Unread] = []
-    files: list[Path] = []
-    read = 0
-    complete = True
-    try:
-        for path in _files([Path(path) for path in paths], list(first), clock, unread):
-            if len(files) == max_files:
-                complete = False
-                break
-            files.append(path)
-    except OutOfTime:
-        complete = False
-    vocabulary, defines = DEFAULTS, mentions(DEFAULTS)
-    half = clock.half()
-    try:
-        for path in files:
-            half.check()
-            text = _text(path, [])
-            if text is not None and defines(text):
-                try:
-                    vocabulary = vocabulary.joined(_source(text, DEFAULTS).vocabulary.shared())
-                except UNREADABLE:
-                    continue  # told below, where the file is searched
-    except OutOfTime:
-        complete = False
+    # Half of the time to list, half of the rest to learn: what is listed first is searched in any case.
+    files, listed = _listed(
+        _files([Path(path) for path in paths], list(first), clock.half(), unread), max_files
+    )
+    vocabulary, learned = _learned(files, clock.half())
     named = mentions(vocabulary)
+    read, searched = 0, True
     try:
         for path in files:
             clock.check()
@@ -153,8 +135,40 @@ def search_paths(
             except UNREADABLE as error:
                 unread.append(Unread(str(path), _reason(error)))
     except OutOfTime:
-        complete = False
-    return Result(read, complete, sorted(set(found)), sorted(set(unread)))
+        searched = False
+    return Result(read, listed and learned and searched, sorted(set(found)), sorted(set(unread)))
+
+
+def _listed(paths: Iterator[Path], max_files: int) -> tuple[list[Path], bool]:
+    """The paths, and whether they are all."""
+    files: list[Path] = []
+    try:
+        for path in paths:
+            if len(files) == max_files:
+                return files, False
+            files.append(path)
+    except OutOfTime:
+        return files, False
+    return files, True
+
+
+def _learned(files: Iterable[Path], clock: Clock) -> tuple[Vocabulary, bool]:
+    """What the files define for each other, and whether all were read. A wrapper of another file's wrapper is
+    known in its own file only."""
+    vocabulary, defines = DEFAULTS, mentions(DEFAULTS)
+    try:
+        for path in files:
+            clock.check()
+            text = _text(path, [])
+            if text is None or not defines(text):
+                continue
+            try:
+                vocabulary = vocabulary.joined(_source(text, DEFAULTS).vocabulary.shared())
+            except UNREADABLE:
+                continue  # told where the file is searched
+    except OutOfTime:
+        return vocabulary, False
+    return vocabulary, True
 
 
 def _search(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 BEFORE, HELD, CLOSED, SAFE = "before", "held", "closed", "safe"
 # The ways out of a statement.
 NEXT, RETURN, RAISE, BREAK, CONTINUE = "next", "return", "raise", "break", "continue"
-# Kinds of exceptions, by what they say of the connection: it is dead; any error of the database; any at all.
+# Kinds of exceptions: the connection is dead; any error of the database; any at all. Beside these the name of a
+# class, where the text raises it.
 CONN, DB, ANY = "conn", "db", "any"
 
 MAX_STATES, MAX_STEPS = 200, 12

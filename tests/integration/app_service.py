@@ -165,9 +165,12 @@ class App:
         return {self.process.pid, *self.children()}
 
     def statuses(self) -> list[dict[str, Any]]:
-        """What each of its pools says, checked against the schema."""
-        sockets = sorted(self.directory.glob("pool-*.sock"))
-        return [valid_status(ask(path, STATUS)) for path in sockets]
+        """What each of its pools says, checked against the schema; nothing of a process that was killed."""
+        said = []
+        for path in sorted(self.directory.glob("pool-*.sock")):
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                said.append(valid_status(ask(path, STATUS)))
+        return said
 
     def blocked(self) -> int:
         """How many of its connections wait for a lock."""

@@ -51,9 +51,7 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=list(FAULTS))
-def case(
-    request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory
-) -> Case:
+def case(request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name: str = request.param
     if shared_lab.log.exists():
         shared_lab.log.write_bytes(b"")  # nothing of earlier tests
@@ -229,11 +227,35 @@ def test_what_the_probe_caused_is_counted_in_the_log(case: Case) -> None:
     assert (exhausted > 0) == (case.fault.name == "slot_leak")
 
 
-def test_after_an_incident_the_app_is_healthy(shared_lab: Lab, tmp_path: Path) -> None:
-    """What the process before this one logged is no cause of anything now."""
+OLD_LINES = """\
+ERROR:  cannot execute INSERT in a read-only transaction
+FATAL:  sorry, too many clients already
+FATAL:  terminating connection due to idle-session timeout
+FATAL:  the database system is starting up
+connection to server at "db-1", port 5432 failed: Connection refused
+OSError: [Errno 24] Too many open files
+lost synchronization with server: got message type "S"
+redis.exceptions.ConnectionError: Error 111 connecting to cache-1:6379
+Traceback (most recent call last)
+INFO: Pool status: {'maxconn': 20, 'active_connections': 20}
+"""
+
+
+def test_what_the_log_tells_of_another_day_decides_nothing(shared_lab: Lab, tmp_path: Path) -> None:
+    """The log has no times, so these lines may be of any day; the probe caused none of them."""
     shared_lab.heal()
     shared_lab.break_("slot_leak")
+    with shared_lab.log.open("a") as log:
+        log.write(OLD_LINES)
+    run = diagnose(shared_lab.inventory, tmp_path, "-e", "diagnose_restart=never")
+    assert (run.report()["cause"], run.report()["confidence"]) == ("slot_leak", "decided")
+    assert run.report()["restart_helps"] is True
+
+
+def test_when_it_is_over_the_log_of_it_makes_nobody_sick(shared_lab: Lab, tmp_path: Path) -> None:
     shared_lab.heal()
+    with shared_lab.log.open("a") as log:
+        log.write(OLD_LINES)
     run = diagnose(shared_lab.inventory, tmp_path)
-    assert run.status == 0
     assert (run.report()["outcome"], run.report()["cause"]) == ("healthy", "healthy")
+    assert run.status == 0

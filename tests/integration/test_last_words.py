@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -22,6 +24,8 @@ from runbook.common.documents import schema
 from runbook.evidence import proc
 from runbook.evidence.sockets import Watch
 from tests.integration.pool.house import Relay, until
+from tests.lab.account import fresh_directory
+from tests.lab.database import prepare
 from tests.lab.postgres import Postgres
 
 HOST_EVIDENCE = schema("host-evidence")
@@ -63,7 +67,7 @@ class Holder:
         told = self._ask(json.dumps({"connection": connection, "statements": statements}))
         self.fd: int = told["fd"]
         self.backend: int = told["backend"]
-        self.inode = proc.socket_fds(self.process.pid)[self.fd]  # type: ignore[index]
+        self.inode = (proc.socket_fds(self.process.pid) or {})[self.fd]
 
     def query(self) -> dict[str, Any]:
         """What the application would meet now."""
@@ -109,6 +113,28 @@ def two() -> Iterator[Two]:
     yield make
     for holder in made:
         holder.close()
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Postgres]:
+    with Postgres(fresh_directory("odras-")) as server:
+        prepare(server)
+        yield server
+
+
+@pytest.fixture
+def mortal(own_server: Postgres) -> Postgres:
+    """A server that a test may stop and crash; it accepts connections, whatever was done to it before."""
+    if not own_server.running():
+        own_server.start()
+
+    def accepts() -> bool:
+        with suppress(psycopg2.OperationalError):  # it recovers from the last crash
+            return own_server.sql("SELECT 1") == [(1,)]
+        return False
+
+    until(accepts, 30)
+    return own_server
 
 
 def look(holder: Holder) -> dict[str, Any]:
@@ -171,11 +197,11 @@ def test_an_administrator(postgres: Postgres, two: Two) -> None:
     assert words["message"] == "terminating connection due to administrator command"
 
 
-def test_the_crash_of_a_neighbour(fresh_postgres: Postgres, two: Two) -> None:
-    watched, control = two(fresh_postgres)
-    victim = Holder(fresh_postgres, [], fresh_postgres.port)
+def test_the_crash_of_a_neighbour(mortal: Postgres, two: Two) -> None:
+    watched, control = two(mortal)
+    victim = Holder(mortal, [], mortal.port)
     try:
-        fresh_postgres.kill_backend(victim.backend, signal.SIGKILL)
+        mortal.kill_backend(victim.backend, signal.SIGKILL)
         words = look_and_compare(watched, control)
     finally:
         victim.close()
@@ -184,9 +210,9 @@ def test_the_crash_of_a_neighbour(fresh_postgres: Postgres, two: Two) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_the_stop_of_the_server(fresh_postgres: Postgres, two: Two, mode: str) -> None:
-    watched, control = two(fresh_postgres)
-    fresh_postgres.stop(mode)
+def test_the_stop_of_the_server(mortal: Postgres, two: Two, mode: str) -> None:
+    watched, control = two(mortal)
+    mortal.stop(mode)
     words = look_and_compare(watched, control)
     assert (words["kind"], words["sqlstate"]) == ("error", "57P01")
 

@@ -111,7 +111,10 @@ def test_reports_that_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "a file"
     file.touch()
     run = diagnose(
-        hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL}), tmp_path, "-e", f"diagnose_reports='{file}/reports'"
+        hosts(tmp_path / "hosts.yml", app={"web-1": LOCAL}),
+        tmp_path,
+        "-e",
+        f"diagnose_reports='{file}/reports'",
     )
     words = refused(run)
     assert f"diagnose_reports: {file}" in words
@@ -237,7 +240,8 @@ def test_a_probe_that_does_not_speak_for_the_app(lab: Lab, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:port/login", "ftp://127.0.0.1/login", "http://127.0.0.1:{closed}/api/auth/login"]
+    "url",
+    ["http://127.0.0.1:port/login", "ftp://127.0.0.1/login", "http://127.0.0.1:{closed}/api/auth/login"],
 )
 def test_a_login_url_that_leads_nowhere(lab: Lab, tmp_path: Path, url: str) -> None:
     """The app runs and is well: a wrong port is no reason to start or restart anything."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from runbook.evidence.step4_leaks import collect
-from runbook.leaks.search import Finding, Result, search_paths, search_source
+from runbook.leaks.search import Clock, Finding, Result, search_paths, search_source
 from runbook.leaks.text import format_text
 
 CORPUS = Path(__file__).parent / "leak_corpus"
@@ -307,6 +308,21 @@ def test_first_files_are_searched_first(tmp_path: Path) -> None:
     assert search_paths([root], first=["nowhere.py"], max_files=3).complete
 
 
+def test_first_files_are_searched_where_the_tree_is_endless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(root: Path, clock: Clock, unread: list[object]) -> Iterator[Path]:
+        while True:
+            clock.check()
+            yield root / "nothing.txt"
+
+    (tmp_path / "app.py").write_text(LEAK)
+    monkeypatch.setattr("runbook.leaks.search._below", endless)
+    result = search_paths([tmp_path], first=["app.py"], deadline=time.monotonic() + 0.4)
+    assert rules_by_file(result, tmp_path) == [("app.py", "R1")]
+    assert not result.complete
+
+
 def test_findings_are_sorted(tmp_path: Path) -> None:
     for name in ("b.py", "a.py"):
         (tmp_path / name).write_text(LEAK + LEAK)
@@ -365,6 +381,9 @@ def test_no_literal_of_the_source_is_shown(tmp_path: Path) -> None:
     )
     result = search_paths([tmp_path])
     assert len(result.findings) == 1
+    (tmp_path / "long.py").write_text(f'def f():\n    conn = pool.getconn("""{secret}\n""")\n')
+    result = search_paths([tmp_path])
+    assert len(result.findings) == 2
     assert secret not in repr(result) + format_text(result) + json.dumps(collect([str(tmp_path)], 60))
 
 

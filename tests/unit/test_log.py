@@ -255,7 +255,7 @@ def test_what_the_probe_caused_is_seen_though_the_log_was_rotated_meanwhile(
 
 
 def test_a_missing_log_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="app.log"):
+    with pytest.raises(FileNotFoundError, match=r"app\.log"):
         Follower(str(tmp_path / "app.log"), None, 3600.0)
 
 
@@ -320,7 +320,15 @@ print(json.dumps(summarize([json.load(sys.stdin)], None)["counts"]))
 @pytest.mark.parametrize(
     "part",
     [
-        *('role "', 'database "', "cannot execute ", "kafka", "elasticsearch", "pool status: ", "'maxconn': 1"),
+        *(
+            'role "',
+            'database "',
+            "cannot execute ",
+            "kafka",
+            "elasticsearch",
+            "pool status: ",
+            "'maxconn': 1",
+        ),
         *("/login", "x", " ", "HTTP/1.1", "2026-11-23 ", "no pg_hba.conf", "pool usage: 'maxconn': 1", "\0"),
     ],
 )

@@ -168,11 +168,14 @@ class House:
 
     @contextlib.contextmanager
     def stopped(self, pid: int) -> Iterator[None]:
-        """One backend that is alive and does not answer."""
+        """One backend that is alive and does not answer; for 15 s at most, so that no mistake hangs the test."""
         self.server.kill_backend(pid, signal.SIGSTOP)
+        wake = threading.Timer(15, self.server.kill_backend, [pid, signal.SIGCONT])
+        wake.start()
         try:
             yield
         finally:
+            wake.cancel()
             self.server.kill_backend(pid, signal.SIGCONT)
 
     def fill(self, pool: Pool, number: int) -> list[Any]:

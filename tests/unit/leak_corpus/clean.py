@@ -621,3 +621,27 @@ def helper_that_does_not_raise():
         save(conn)
     finally:
         pool.putconn(conn)
+
+
+def closed_first():
+    conn = pool.getconn()
+    try:
+        cur = make_cursor(conn)
+        try:
+            cur.execute("SELECT name FROM users")
+        finally:
+            cur.close()
+    finally:
+        conn.close()
+        pool.putconn(conn)
+
+
+def raised_and_caught_here(name):
+    conn = pool.getconn()
+    try:
+        if not name:
+            raise MissingName
+    except MissingName:
+        pool.putconn(conn)
+        return
+    pool.putconn(conn)

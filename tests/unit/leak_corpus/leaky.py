@@ -434,3 +434,14 @@ def helper_between():
         save(conn)
     finally:
         pool.putconn(conn)
+
+
+def raised_and_another_caught(name):
+    conn = pool.getconn()  # expect: R4
+    try:
+        if not name:
+            raise MissingName
+    except WrongName:
+        pool.putconn(conn)
+        return
+    pool.putconn(conn)
