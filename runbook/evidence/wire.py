@@ -199,9 +199,7 @@ def _names(payload: bytes) -> list[str]:
         for _ in range(count):
             end = payload.index(b"\0", at)
             names.append(payload[at:end].decode("utf-8", "replace"))
-            at = (
-                end + 19
-            )  # the NUL, and 18 bytes that say where the column comes from and of which type it is
+            at = end + 19  # past the NUL, and past 18 bytes on the column's table and type
     except (struct.error, ValueError) as error:
         raise Malformed("a row description that ends too early") from error
     return names
@@ -274,9 +272,8 @@ def _resolve(target: Target, deadline: float) -> list[_Endpoint]:
         path = f"{host}/.s.PGSQL.{port}"
         return [_Endpoint(socket.AF_UNIX, path, path)]
     if not host or "," in host:
-        said = (
-            "no host is configured" if not host else f"several hosts in one setting are not tried: {host!r}"
-        )
+        # To look a list up as a name would end in "does not resolve", which is another finding.
+        said = f"several hosts in one setting are not tried: {host!r}" if host else "no host is configured"
         raise WireError("unsupported", "resolve", said)
     answers: list[Any] = []
 
@@ -544,10 +541,8 @@ class Connection:
                 rows.append(dict(zip(names, _values(payload))))
             elif kind == b"E":
                 failed = self._server_error(payload)
-                if (
-                    failed.fields["severity"] != "ERROR"
-                ):  # FATAL or PANIC: the server hangs up, nothing follows
-                    raise failed
+                if failed.fields["severity"] != "ERROR":
+                    raise failed  # FATAL or PANIC: the server hangs up, nothing follows
             elif kind == b"Z":
                 if failed is not None:
                     raise failed
@@ -605,9 +600,7 @@ class Connection:
             self._sock.settimeout(self._remaining())
             self._sock.sendall(data)
         except socket.timeout as error:
-            raise self.failure(
-                "timeout", f"the server took nothing in time in phase {self.trace.phase}"
-            ) from error
+            raise self.failure("timeout", f"nothing taken in time in phase {self.trace.phase}") from error
         except OSError:
             # A server that ends a session says why before it closes. Those words are worth more than our
             # failed write: the read that follows finds them, or the same error.
@@ -622,9 +615,8 @@ class Connection:
     def _server_error(self, payload: bytes) -> WireError:
         fields = parse_error_fields(payload)
         said = (fields["severity"], fields["sqlstate"], fields["message"])
-        return self.failure(
-            "server", " ".join(part for part in said if part) or "an error without words", fields
-        )
+        text = " ".join(part for part in said if part) or "an error without words"
+        return self.failure("server", text, fields)
 
     def failure(self, kind: str, text: str, fields: Optional[Row] = None) -> WireError:
         """An error of this connection, to be raised by the caller."""

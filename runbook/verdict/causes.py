@@ -475,7 +475,7 @@ CAUSES: tuple[Cause, ...] = (
         ),
         useless,
         "the login works",
-        say("nothing"),
+        say(),
     ),
 )
 IDS = tuple(cause.id for cause in CAUSES)

@@ -43,13 +43,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
 
 
 def collect(
-    server: Postgres, role: str = "odras_diagnosis", seconds: float = 5.0, database: str = "odras"
+    server: Postgres, role: str = "odras_diagnosis", seconds: float = 15.0, database: str = "odras"
 ) -> dict[str, Any]:
     """The views as `role` gets them for the app `odras_app`; they fit the schema and came in time."""
     began = time.monotonic()
     target = {"host": server.host, "port": server.port, "name": "odras", "user": role, "sslmode": "prefer"}
     views = step3_postgresql.collect(target, server.passwords[role], seconds, "odras_app", database)
-    assert time.monotonic() - began < seconds + 0.5
+    assert time.monotonic() - began < seconds + 1.5
     check(views)
     return views
 
@@ -466,7 +466,7 @@ def test_a_server_that_stops_in_the_middle_is_left_at_the_deadline(server: Postg
             views = read(stopping, "odras_app", "odras", deadline)
         finally:
             server.kill_backend(ours.backend_pid or 0, signal.SIGCONT)
-        assert abs(time.monotonic() - deadline) < 0.5
+        assert abs(time.monotonic() - deadline) < 1.5
     assert (views["server"]["state"], views["locks"]["state"]) == ("ok", "timeout")
     assert views["statistics"]["state"] == "unknown"
     assert "connection was lost" in views["statistics"]["reason"]
