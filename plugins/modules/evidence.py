@@ -38,6 +38,7 @@ options:
       name: {description: The database., type: str}
       user: {description: The role to read it with., type: str}
       password: {description: Its password., type: str}
+      app_user: {description: The app's role; its effective settings and limits are read., type: str}
       sslmode: {description: As libpq has it., type: str, default: prefer}
 """
 EXAMPLES = r"""
@@ -84,6 +85,7 @@ ARGUMENTS = {
             "name": {"type": "str"},
             "user": {"type": "str"},
             "password": {"type": "str", "no_log": True},
+            "app_user": {"type": "str"},
             "sslmode": {"type": "str", "default": "prefer"},
         },
     },
@@ -111,6 +113,7 @@ def main() -> None:
             "database": wanted["label"],
             "target": target,
             "password": wanted["password"],
+            "app_user": wanted["app_user"],
         }
     # A collector that hangs is in a daemon thread, which does not keep the interpreter.
     module.exit_json(changed=False, evidence=read(request))

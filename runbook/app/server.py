@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Instead of uvicorn's, which raises the signal again at the end. The handlers stay: all is over."""
+        """Instead of uvicorn's, which puts the former handlers back, so that a second signal would kill."""
         for each in _STOP:
             signal.signal(each, self.handle_exit)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # see serve

@@ -186,11 +186,14 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
     """The evidence document of one database, over one connection.
 
     ``request``: ``run_id``, ``database`` (the name of the document), ``host`` (who reads it), ``target``
-    (host, port, name, user, sslmode), ``password``.
+    (host, port, name, user, sslmode), ``password``, ``app_user`` (the app's role, whose effective settings
+    and limits are asked; None: the target's own).
     """
     began, wall = time.monotonic(), time.time()
     masker = Masker([request.get("password")])
-    views = step3_postgresql.collect(request["target"], request.get("password"), _DATABASE)
+    views = step3_postgresql.collect(
+        request["target"], request.get("password"), _DATABASE, app_user=request.get("app_user")
+    )
     activity = views["activity"]["data"]
     for session in activity["sessions"] if activity else []:
         if session["query"] is not None:

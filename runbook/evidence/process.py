@@ -60,7 +60,9 @@ def systemd_unit(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
-        found[key] = f"{found[key]}\n{value}" if key in found else value  # EnvironmentFiles has a line for each
+        found[key] = (
+            f"{found[key]}\n{value}" if key in found else value
+        )  # EnvironmentFiles has a line for each
     return found
 
 

@@ -57,7 +57,7 @@ def section(label: str, lines: list[str]) -> list[str]:
     """Lines under a label, wrapped at WIDTH, the label only before the first."""
     out: list[str] = []
     for line in lines:
-        lead = len(line) - len(line.lstrip())
+        lead = min(len(line) - len(line.lstrip()), MARGIN)
         wrapped = textwrap.wrap(
             line.strip(),
             WIDTH - MARGIN - lead,

@@ -110,7 +110,10 @@ def leaks(facts: Facts, _: Verdict) -> Found:
     if not whole(facts.source.get("files")):
         roots = facts.source.get("roots")
         where = ", ".join(text(root) for root in roots) if isinstance(roots, list) else ""
-        return "unknown", f"no source of the app's own below {where or 'where it runs'}; name it in diagnose_source"
+        return (
+            "unknown",
+            f"no source of the app's own below {where or 'where it runs'}; name it in diagnose_source",
+        )
     if not findings:
         return "ok", f"no finding in {files}{partly}"
     named = ", ".join(f"{text(f.get('rule'))} {f['site']}" for f in findings[:3])

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -222,6 +223,14 @@ class App:
 
     def ready(self) -> int:
         return self.request("GET", "/readyz", seconds=10).status
+
+    def refuses(self) -> bool:
+        """Whether nobody listens on its port; not if it is accepted and left alone."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=2).close()
+        except ConnectionRefusedError:
+            return True
+        return False
 
     def await_serving(self) -> App:
         """Until it answers at all, ready or not."""
