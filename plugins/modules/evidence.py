@@ -57,7 +57,7 @@ evidence:
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
-from ..module_utils.runbook.evidence.collect import read  # noqa: E402
+from ..module_utils.runbook.evidence.collect import Unread, read  # noqa: E402
 
 ARGUMENTS = {
     "run_id": {"type": "str", "required": True},
@@ -116,7 +116,10 @@ def main() -> None:
             "app_user": wanted["app_user"],
         }
     # A collector that hangs is in a daemon thread, which does not keep the interpreter.
-    module.exit_json(changed=False, evidence=read(request))
+    try:
+        module.exit_json(changed=False, evidence=read(request))
+    except Unread as unread:
+        module.fail_json(msg=str(unread))
 
 
 if __name__ == "__main__":

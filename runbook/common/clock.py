@@ -16,7 +16,10 @@ def seconds_of(text: object) -> Optional[float]:
     """Seconds since the epoch of an RFC 3339 time in UTC; None when it is not one."""
     if not isinstance(text, str) or not text.endswith("Z"):
         return None
+    whole, _, fraction = text[:-1].partition(".")
     try:
-        return datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc).timestamp()
+        # Python 3.9 reads fractions of three or six digits only, so they are read here.
+        seconds = datetime.fromisoformat(whole).replace(tzinfo=timezone.utc).timestamp()
+        return seconds + (float(f"0.{int(fraction):0{len(fraction)}d}") if fraction else 0.0)
     except (ValueError, OverflowError):
         return None

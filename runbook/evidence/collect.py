@@ -83,6 +83,11 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     """
     database = request.get("database")
     if not request["read_host"]:
+        if database and not database["target"]:
+            config = settings.collect(request.get("environment_file"), *_service_of(request))
+            if not config.database:
+                raise Unread(f"the app's database is not known: {config.reason}")
+            database = {**database, "target": config.database, "password": config.password}
         return {"host": None, "database": read_database(database) if database else None}
     early = Job(_DATABASE + 2, lambda: read_database(database)) if database and database["target"] else None
     late: list[Job] = []
@@ -95,6 +100,14 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     host = read_host(request, settings_known)
     jobs = [job for job in (early, *late) if job]
     return {"host": host, "database": jobs[0].view()["data"] if jobs else None}
+
+
+def _service_of(request: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """(properties of the unit, processes) of the request's service."""
+    service = request.get("service")
+    unit = process.systemd_unit(service) if service else {}
+    port = login.port_of(request["login_url"])
+    return unit, process.collect(service, request.get("pid_file"), port, None)["processes"]
 
 
 def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settings], None]) -> dict[str, Any]:

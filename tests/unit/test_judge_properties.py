@@ -80,7 +80,7 @@ def check(verdict: Verdict) -> None:
     assert not {verdict.cause, "healthy"} & set(verdict.contributing)
     assert verdict.cause == "unknown" or not verdict.fits
     assert verdict.confidence != "decided" or not verdict.unread
-    assert verdict.next
+    assert verdict.next or verdict.cause == "healthy"
     for text in (verdict.title, verdict.why_action, *verdict.next):
         assert isinstance(text, str)
         assert text

@@ -11,7 +11,9 @@ END = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usena
 
 def login() -> int:
     body = json.dumps({"username": "das_service", "password": "wrong"}).encode()
-    request = urllib.request.Request("http://web1:8000/api/auth/login", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        "http://web1:8000/api/auth/login", body, {"Content-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status
@@ -20,7 +22,9 @@ def login() -> int:
 
 
 for rounds in range(1, 61):
-    subprocess.run(["psql", "--quiet", "--no-align", "--tuples-only", "--command", END], check=True, capture_output=True)
+    subprocess.run(
+        ["psql", "--quiet", "--no-align", "--tuples-only", "--command", END], check=True, capture_output=True
+    )
     login()
     if [login() for _ in range(5)] == [500] * 5:
         print(f"exhausted after {rounds} rounds")

@@ -1,7 +1,8 @@
 """The tables of the guide's app and its one user. Runs on the app's host, as the owner of the database."""
 
-import os
+import json
 import secrets
+import sys
 
 import psycopg2
 from backend.services.auth import hash_password
@@ -19,11 +20,12 @@ CREATE TABLE IF NOT EXISTS public.projects (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app;
 """
+given = json.load(sys.stdin)
 salt = secrets.token_bytes(16)
-with psycopg2.connect("") as connection, connection.cursor() as cursor:
+with psycopg2.connect(password=given["owner"]) as connection, connection.cursor() as cursor:
     cursor.execute(TABLES)
     cursor.execute(
         "INSERT INTO public.users (username, salt, password_hash) VALUES (%s, %s, %s)"
         " ON CONFLICT (username) DO UPDATE SET salt = excluded.salt, password_hash = excluded.password_hash",
-        ("das_service", salt, hash_password(os.environ["LOGIN_PASSWORD"], salt)),
+        ("das_service", salt, hash_password(given["login"], salt)),
     )

@@ -64,7 +64,9 @@ def test_row_29_the_child_works_and_the_parent_is_unharmed(house: House) -> None
     borrowed = pool.getconn()
     cursor = borrowed.cursor()
     cursor.execute("CREATE TEMPORARY TABLE mine AS SELECT 7 AS n")
-    sockets = {os.readlink(f"/proc/self/fd/{c.fd}") for c in [borrowed, *pool.idle_connections()]}
+    assert pool._socket._listener is not None
+    descriptors = [borrowed.fd, *(c.fd for c in pool.idle_connections()), pool._socket._listener.fileno()]
+    sockets = {os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in descriptors}
 
     def child() -> dict[str, Any]:
         kept = sockets & open_sockets()

@@ -68,6 +68,7 @@ def test_row_06_idle_connections_are_closed_by_time_down_to_the_minimum(house: H
     assert pool.status()["count"]["idle"] == 6
     until(lambda: pool.status()["count"]["idle"] == 1)
     until(lambda: len(house.backends(pool)) == 1)
+    assert pool.status()["counters"]["opened"] == 6  # the minimum was left, and not closed and opened again
 
 
 def test_row_08_a_stopped_backend_stops_neither_monitor_nor_event_loop(house: House) -> None:
