@@ -11,9 +11,10 @@ from ansible.errors import AnsibleConnectionFailure, AnsiblePromptInterrupt, Ans
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.clock import rfc3339
+from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.facts import Facts
 from ..plugin_utils.judged import Judged, judged
-from ..plugin_utils.run import Run, safe, who
+from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.service"
 
@@ -36,7 +37,7 @@ class ActionModule(ActionBase):
         if action["result"] == "go":
             action = self._go(run, host, seen, action, variables)
             result["changed"] = action["result"] in ("done", "failed")
-        run.note(f"actions/{safe(host)}.json", action)
+        run.note(f"actions/{file_name(host)}.json", action)
         result["action"] = {key: action[key] for key in ("action", "result", "why")}
         return result
 
@@ -122,7 +123,7 @@ class ActionModule(ActionBase):
         self, run: Run, host: str, seen: Judged, action: dict[str, Any], variables: dict[str, Any]
     ) -> dict[str, Any]:
         arguments = self._task.args
-        name = f"evidence/{safe(host)}.json"
+        name = f"evidence/{file_name(host)}.json"
         digest = run.digest(
             name
         )  # raises if the evidence is not on this machine: nothing is touched before that

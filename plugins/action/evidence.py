@@ -7,8 +7,8 @@ from typing import Any, Optional
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.common.documents import InvalidDocument
-from ..plugin_utils.run import Run, safe
+from ..module_utils.runbook.common.documents import InvalidDocument, file_name
+from ..plugin_utils.run import Run
 
 MODULE = "pool.runbook.evidence"
 
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
             return result
         if arguments.get("read_host"):
             run.note(
-                f"evidence/{safe(host)}.asked",
+                f"evidence/{file_name(host)}.asked",
                 {"host": host, "label": variables.get("diagnose_database", "main")},
             )
             run.say(
@@ -57,12 +57,12 @@ class ActionModule(ActionBase):
         read = []
         try:
             if evidence["host"]:
-                run.write(f"evidence/{safe(host)}.json", evidence["host"])
+                run.write(f"evidence/{file_name(host)}.json", evidence["host"])
                 read.append("host")
                 self._tell(run, host, evidence["host"])
             if evidence["database"]:
                 label = evidence["database"]["database"]
-                run.write(f"databases/{safe(label)}.json", evidence["database"])
+                run.write(f"databases/{file_name(label)}.json", evidence["database"])
                 read.append("database")
                 connection = evidence["database"]["views"]["connection"]["data"] or {}
                 words = "read: sessions, locks, limits" if connection.get("ok") else "not readable"
@@ -100,7 +100,9 @@ class ActionModule(ActionBase):
             for name in apps
             if (
                 (
-                    (run.load(f"evidence/{safe(name)}.json") or {}).get("views", {}).get("new_connection")
+                    (run.load(f"evidence/{file_name(name)}.json") or {})
+                    .get("views", {})
+                    .get("new_connection")
                     or {}
                 ).get("data")
                 or {}
@@ -111,7 +113,7 @@ class ActionModule(ActionBase):
     @staticmethod
     def _missed(run: Run, host: str, arguments: dict[str, Any], why: str) -> None:
         if arguments.get("read_host"):
-            run.note(f"evidence/{safe(host)}.missed", {"why": why})
+            run.note(f"evidence/{file_name(host)}.missed", {"why": why})
         run.say(host, f"NOT READ: {why}")
 
     @staticmethod

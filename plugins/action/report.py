@@ -9,12 +9,13 @@ from typing import Any, Optional
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common import documents
+from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.build import build, login_round
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
 from ..plugin_utils.judged import judged
-from ..plugin_utils.run import Run, coloured, safe
+from ..plugin_utils.run import Run, coloured
 
 MOST_SCREENS = 5
 
@@ -35,7 +36,7 @@ class ActionModule(ActionBase):
             if report:
                 reports.append(report)
             else:
-                missing[host] = (run.load(f"evidence/{safe(host)}.missed") or {}).get(
+                missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
                     "why", "it gave no evidence"
                 )
         connections = len(list((run.path / "databases").glob("*.json")))
@@ -64,16 +65,16 @@ class ActionModule(ActionBase):
         seen = judged(run, host)
         if seen is None:
             return None
-        action = run.load(f"actions/{safe(host)}.json")
+        action = run.load(f"actions/{file_name(host)}.json")
         proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
         told = (
             [{key: action[key] for key in ("action", "result", "why", "before", "after", "seconds")}]
             if action
             else []
         )
-        names = [f"evidence/{safe(host)}.json"]
+        names = [f"evidence/{file_name(host)}.json"]
         if seen.database:
-            names.append(f"databases/{safe(seen.database['database'])}.json")
+            names.append(f"databases/{file_name(seen.database['database'])}.json")
         report = build(
             seen.host,
             seen.database,
@@ -83,8 +84,8 @@ class ActionModule(ActionBase):
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
         )
-        run.write(f"hosts/{safe(host)}.json", report)
-        documents.write_text(run.path / safe(host) / "ticket.md", ticket(report))
+        run.write(f"hosts/{file_name(host)}.json", report)
+        documents.write_text(run.path / file_name(host) / "ticket.md", ticket(report))
         return report
 
     @staticmethod

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional
 
+from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.judge import Verdict, judge
-from .run import Run, safe
+from .run import Run
 
 
 class Judged(NamedTuple):
@@ -18,9 +19,9 @@ class Judged(NamedTuple):
 
 def judged(run: Run, host: str) -> Optional[Judged]:
     """The verdict; None when the host gave no evidence. Cheap and pure, so it is never kept."""
-    evidence = run.load(f"evidence/{safe(host)}.json")
+    evidence = run.load(f"evidence/{file_name(host)}.json")
     if evidence is None:
         return None
-    asked = run.load(f"evidence/{safe(host)}.asked") or {}
+    asked = run.load(f"evidence/{file_name(host)}.asked") or {}
     database = run.database_of(asked.get("label", "main"))
     return Judged(evidence, database, judge(evidence, database))

@@ -6,7 +6,6 @@ import getpass
 import hashlib
 import json
 import os
-import re
 import socket
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from ansible.utils.color import stringc
 from ansible.utils.display import Display
 
 from ..module_utils.runbook.common import documents
+from ..module_utils.runbook.common.documents import file_name
 
 
 class Run:
@@ -90,7 +90,7 @@ class Run:
 
     def database_of(self, label: str) -> Optional[dict[str, Any]]:
         """The evidence of the database that an app host belongs to."""
-        return self.load(f"databases/{safe(label)}.json")
+        return self.load(f"databases/{file_name(label)}.json")
 
     def actions(self) -> dict[str, dict[str, Any]]:
         """What was done in this run, by host."""
@@ -111,11 +111,6 @@ class Run:
         link = self.path.parent / f".latest-{os.getpid()}"
         link.symlink_to(self.path.name)
         link.replace(self.path.parent / "latest")
-
-
-def safe(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^\w.-]", "_", name)
 
 
 def who() -> str:

@@ -143,49 +143,53 @@ def _work(
 
 
 def _supervise(settings: AppSettings, database: Settings, listener: socket.socket) -> int:
-    """Keep the workers running until told to stop, then see them end; the exit status."""
-    parent = os.getpid()
+    """Keep the workers running until told to stop, then see them end; the exit status.
+
+    A worker that was killed, or told to stop by itself, is replaced. One that failed would fail again: then
+    all of it stops, for the service manager to see.
+    """
+    parent, status, told = os.getpid(), 0, False
     workers: set[int] = set()
-    start_at = 0.0
-    kill_at: Optional[float] = None
-    status = 0
-    while workers or kill_at is None:
-        for pid, code in _ended(workers):
-            workers.discard(pid)
-            if kill_at is None:
-                logger.error("Worker %d ended with %d and is replaced", pid, code)
-                start_at = time.monotonic() + REPLACE_SECONDS
-        if kill_at is None and time.monotonic() >= start_at:
-            while len(workers) < settings.workers:
+    start_at, kill_at = 0.0, float("inf")
+    while True:
+        ended, now = _ended(workers), time.monotonic()
+        workers.difference_update(ended)
+        if kill_at < float("inf"):
+            if not workers:
+                return status
+            if now >= kill_at:
+                logger.error("Workers %s did not stop in time and are killed", sorted(workers))
+                status = FAILED
+                _tell(workers, signal.SIGKILL)
+        else:
+            for pid, code in ended.items():
+                logger.error("Worker %d ended with %d", pid, code)
+                start_at = now + REPLACE_SECONDS
+            if any(code > 0 for code in ended.values()):
+                status, told = FAILED, True
+            if told:
+                logger.info("Workers %s are told to stop", sorted(workers))
+                _tell(workers, signal.SIGTERM)
+                listener.close()  # else it would go on to accept what no worker serves any more
+                kill_at = now + settings.drain_seconds + settings.stop_seconds + CLOSE_SECONDS + 2
+            while not told and now >= start_at and len(workers) < settings.workers:
                 pid = os.fork()
                 if pid == 0:
                     _be_worker(settings, database, listener, parent)
                 workers.add(pid)
-        if kill_at is not None and time.monotonic() >= kill_at:
-            logger.error("Workers %s did not stop in time and are killed", sorted(workers))
-            status = FAILED
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
-            kill_at = float("inf")
         received = signal.sigtimedwait(_SIGNALS, 0.5)
-        if received is not None and received.si_signo in _STOP and kill_at is None:
-            logger.info("Told to stop: workers %s drain", sorted(workers))
-            for pid in workers:
-                os.kill(pid, signal.SIGTERM)
-            listener.close()  # else it would go on to accept what no worker serves any more
-            longest = settings.drain_seconds + settings.stop_seconds + CLOSE_SECONDS
-            kill_at = time.monotonic() + longest + 2
-    return status
+        told = told or (received is not None and received.si_signo in _STOP)
 
 
-def _ended(workers: set[int]) -> list[tuple[int, int]]:
-    """(pid, exit code; negative: the signal) of those that ended."""
-    found = []
-    for worker in workers:
-        pid, status = os.waitpid(worker, os.WNOHANG)
-        if pid:
-            found.append((pid, os.waitstatus_to_exitcode(status)))
-    return found
+def _ended(workers: set[int]) -> dict[int, int]:
+    """Those that ended, with their exit code, or minus the signal."""
+    waited = [os.waitpid(pid, os.WNOHANG) for pid in workers]
+    return {pid: os.waitstatus_to_exitcode(status) for pid, status in waited if pid}
+
+
+def _tell(workers: set[int], sig: signal.Signals) -> None:
+    for pid in workers:
+        os.kill(pid, sig)  # not yet waited for, so it is still theirs
 
 
 def _be_worker(settings: AppSettings, database: Settings, listener: socket.socket, parent: int) -> None:

@@ -122,9 +122,10 @@ def me(session: SignedIn) -> dict[str, Any]:
     return {"username": session.username, "expires_at": session.expires_at}
 
 
-@router.post("/api/auth/logout", status_code=204)
-def logout(session: SignedIn, service: Here, deadline: Deadline) -> None:
+@router.post("/api/auth/logout")
+def logout(session: SignedIn, service: Here, deadline: Deadline) -> Response:
     accounts.close_session(service.pool, deadline, session)
+    return Response(status_code=204)
 
 
 @router.get("/api/projects")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def validate(document: dict[str, Any]) -> None:
     if errors:
         where = "/".join(str(part) for part in errors[0].path) or "the document"
         raise InvalidDocument(f"{name}: {where}: {errors[0].message[:300]}")
+
+
+def file_name(name: str) -> str:
+    """The name of a host or database as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def text_of(document: dict[str, Any]) -> str:

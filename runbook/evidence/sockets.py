@@ -152,9 +152,18 @@ def live_options(copy: socket.socket) -> dict[str, Any]:
 
 def last_words(copy: socket.socket) -> dict[str, Any]:
     """What lies unread in the queue of a socket, without taking it."""
-    nothing: dict[str, Any] = {"kind": "fin", "sqlstate": None, "message": None, "bytes": 0}
-    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
-    if struct.unpack_from("B", info)[0] == _CLOSED:
+    # struct tcp_info of linux/tcp.h: the state is byte 0; milliseconds since data was sent and received
+    # are the words at 44 and 52.
+    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    idle = min(struct.unpack_from("=I", info, 44)[0], struct.unpack_from("=I", info, 52)[0]) / 1000
+    nothing: dict[str, Any] = {
+        "kind": "fin",
+        "sqlstate": None,
+        "message": None,
+        "bytes": 0,
+        "idle_seconds": idle,
+    }
+    if info[0] == _CLOSED:
         # A pending ECONNRESET belongs to the application: even a peek would take it away, so no peek.
         return {**nothing, "kind": "rst"}
     try:
@@ -163,7 +172,7 @@ def last_words(copy: socket.socket) -> dict[str, Any]:
         return {**nothing, "kind": "bytes"}
     except ConnectionError:
         return {**nothing, "kind": "rst"}
-    return interpret(unread)
+    return {**interpret(unread), "idle_seconds": idle}
 
 
 def interpret(unread: bytes) -> dict[str, Any]:

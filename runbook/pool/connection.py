@@ -31,7 +31,7 @@ LAST_WORDS = {
     "57P05": "idle_session_timeout",
     "25P03": "idle_in_transaction_session_timeout",
     "25P04": "transaction_timeout",
-    "fin": "closed by the other side without a word",
+    "fin": "closed by the other side, no word readable",
     "rst": "reset",
     "silent": "no answer",
     "in_use": "broke while it was borrowed, its borrower saw the error",

@@ -142,7 +142,7 @@ class Pool:
         self._connecting = 0
         self._waiters: deque[Waiter] = deque()
         self._lost: deque[Lease] = deque()
-        self._failures = 0  # connects failed in a row
+        self._failures = 0  # to connect, in a row
         self._next_attempt = 0.0
         self._drained = threading.Event()
         self._watchdog = Watchdog()
@@ -513,13 +513,15 @@ class Pool:
             self._connecting -= 1
             failures = self._failures
             if connection is None:
-                self._failures += 1
                 self.counters.connect_failures += 1
                 self.last_connect_error = _one_line(error)
-                # Far below the time to wait: who comes when the database is back meets an attempt.
-                longest = min(BACKOFF_LAST, self.settings.connection_timeout / 4)
-                pause = min(longest, BACKOFF_FIRST * 2 ** min(failures, 16))
-                self._next_attempt = clock() + pause * _random.uniform(0.5, 1)
+                now = clock()
+                if now >= self._next_attempt:  # attempts that were made together and fail together are one
+                    self._failures += 1
+                    # Far below the time to wait: who comes when the database is back meets an attempt.
+                    longest = min(BACKOFF_LAST, self.settings.connection_timeout / 4)
+                    pause = min(longest, BACKOFF_FIRST * 2 ** min(failures, 16))
+                    self._next_attempt = now + pause * _random.uniform(0.5, 1)
             else:
                 self._failures = 0
                 self.last_connect_error = None
@@ -527,11 +529,11 @@ class Pool:
                 if not self.closed:
                     self._hand_over(connection)
         if connection is None:
-            logger.warning("Cannot connect (%d in a row): %s", failures + 1, _one_line(error))
+            logger.warning("Cannot connect: %s", _one_line(error))
         elif self.closed:
             self._bury(connection, _EXPIRED)
         elif failures:
-            logger.info("Connected again after %d failures", failures)
+            logger.info("Connected again")
             self._connect_for_waiters()
 
     # -- what the monitor does -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..common.clock import rfc3339, seconds_of
+from ..common.documents import file_name
 from .words import MARGIN, WIDTH, clock, columns, duration, login_line, section
 
 VIEWS = {
@@ -62,7 +63,8 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
         )
     out += ["", *section("steps", _steps(report))]
     if saved:
-        files = f"{saved}/{report['host']}/ticket.md  {saved}/hosts/{report['host']}.json"
+        name = file_name(report["host"])
+        files = f"{saved}/{name}/ticket.md  {saved}/hosts/{name}.json"
         out += section("saved", [files, f"{duration(report['seconds'])}, {report['masked']} values masked"])
     return "\n".join(out) + "\n"
 

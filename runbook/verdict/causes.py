@@ -52,7 +52,8 @@ def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
 
 @dataclass(frozen=True)
 class Cause:
-    """One row of the table. ``comes_back``: a restart only buys time. ``not_to_confuse``: causes that
+    """One row of the table. ``comes_back``: a restart only buys time. ``last_resort``: it explains
+    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``not_to_confuse``: causes that
     people take it for; the screen says first why those are not it."""
 
     id: str
@@ -63,6 +64,8 @@ class Cause:
     next: Callable[[Facts], list[str]]
     action: str = "restart"
     comes_back: bool = False
+    last_resort: bool = False
+    ends_logins: bool = True
     not_to_confuse: tuple[str, ...] = ()
 
 
@@ -165,7 +168,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "pgbouncer_queue",
         "PgBouncer's clients queue: its server connections are all busy",
-        (c.new_connection_hangs_in_query,),
+        (c.new_connection_hangs_in_query, c.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
         say(
@@ -236,7 +239,11 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_read_only",
         "PostgreSQL is read only",
-        (c.any_of(c.server_read_only, c.app_writes_and_fails), c.login_failed_or_fails),
+        (
+            c.any_of(c.server_read_only, c.login_writes_and_fails),
+            c.server_is_primary,
+            c.login_failed_or_fails,
+        ),
         useless,
         "a restarted app could not write either",
         say("find where default_transaction_read_only is set on {target}, for the role or the database"),
@@ -334,7 +341,7 @@ CAUSES: tuple[Cause, ...] = (
         (
             c.server_started_after_the_app,
             c.any_of(
-                c.last_words("57P01", "ended by an administrator or a restart"), c.login_failed_or_fails
+                c.last_words("57P01", "ended by an administrator or a restart"), c.login_healed_at_the_restart
             ),
         ),
         if_login_still_fails,
@@ -411,6 +418,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "it is cured host by host by a rollout, not in the incident",
         say("roll the configuration out; the differing settings are in the evidence"),
+        ends_logins=False,
     ),
     Cause(
         "monitor_dead",
@@ -419,11 +427,12 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "it is cured host by host, not in the incident",
         say("restart the app host by host when it is quiet"),
+        ends_logins=False,
     ),
     Cause(
         "pool_too_small",
         "more requests want a connection than the pool may have",
-        (c.login_failed_or_fails, c.pool_is_exhausted, c.nobody_holds_long),
+        (c.login_failed_or_fails, c.pool_is_exhausted, c.somebody_waits, c.nobody_holds_long),
         useless,
         "the same demand would meet the same pool",
         say("raise POSTGRES_POOL_MAX_CONNECTIONS within the server's headroom, or shed load"),
@@ -436,6 +445,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same load would meet the same workers",
         say("add workers, or find what keeps them busy"),
+        last_resort=True,
     ),
     Cause(
         "login_broken",
@@ -444,6 +454,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same code would fail again",
         _next_login_broken,
+        last_resort=True,
     ),
     Cause(
         "client_suspended",
@@ -452,6 +463,8 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "nothing is wrong here",
         say("ask the user to reload the page"),
+        last_resort=True,
+        ends_logins=False,
     ),
     Cause(
         "metric_artefact",
@@ -460,6 +473,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "nothing is wrong but the number",
         say("count used, not maximum minus idle"),
+        ends_logins=False,
     ),
     Cause(
         "healthy",
@@ -476,6 +490,8 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the login works",
         say(),
+        last_resort=True,
+        ends_logins=False,
     ),
 )
 IDS = tuple(cause.id for cause in CAUSES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from .facts import MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+from .facts import IDLE_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
 
 
 class Answer(NamedTuple):
@@ -102,6 +102,18 @@ def login_failed_or_fails(facts: Facts) -> Answer:
     return yes("login", words) if facts.login_failed else no("login", "no login failed")
 
 
+def login_healed_at_the_restart(facts: Facts) -> Answer:
+    """U, D: logins failed and healed in this run, and the server was started within the last hour."""
+    if facts.login_failed is None:
+        return unread(facts, "login", "whether the login failed and healed")
+    if not facts.login_failed or facts.login_fails:
+        return no("login", "no login failed and healed in this run")
+    if facts.postmaster_start is None or facts.server_now is None:
+        return unread(facts, "server", "when the server started")
+    age = facts.server_now - facts.postmaster_start
+    return (yes if age < 3600 else no)("server", f"the login healed; the server started {age:.0f} s ago")
+
+
 def login_fails_at_once(facts: Facts) -> Answer:
     """U: the app answers with an error of its own, without waiting for anything."""
     if facts.login_fails is None:
@@ -168,6 +180,11 @@ def new_connection_hangs_in_query(facts: Facts) -> Answer:
     )
 
 
+def pgbouncer_queues(facts: Facts) -> Answer:
+    """PgBouncer: SHOW POOLS shows waiting clients, and every server connection active."""
+    return Answer(None, "what PgBouncer says of its queues (SHOW POOLS is not read yet)", "new_connection")
+
+
 def new_connection_silent(facts: Facts) -> Answer:
     """N: TCP is accepted, then silence; or 57P03: starting up, shutting down, recovering."""
     answered = _new(facts, "whether the server answers after TCP was accepted")
@@ -232,6 +249,20 @@ def server_read_only(facts: Facts) -> Answer:
         "new_connection",
         f"transactions on {facts.target} {'are read only: a standby' if value else 'may write'}",
     )
+
+
+def server_is_primary(facts: Facts) -> Answer:
+    """N: the server is not in recovery."""
+    answer = server_in_recovery(facts)
+    return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
+def login_writes_and_fails(facts: Facts) -> Answer:
+    """L: while the probe ran, a write was refused as read only (25006)."""
+    lines = facts.logged_now("read_only")
+    if lines is None:
+        return unread(facts, "log", "whether a write was refused during the probe")
+    return (yes if lines else no)("log", f"{count(lines, 'write')} refused as read only during the probe")
 
 
 def app_writes_and_fails(facts: Facts) -> Answer:
@@ -350,6 +381,10 @@ def database_answers_elsewhere(facts: Facts) -> Answer:
     """D: the database answers from beyond whatever is in between."""
     if facts.connection is None:
         return unread(facts, "connection", "whether the database answers from beyond the proxy")
+    if facts.connection.get("ok") is True and facts.read_from_here:
+        return Answer(
+            None, "whether the database answers from beyond the proxy (it was read from here)", "connection"
+        )
     if facts.connection.get("ok") is True:
         return yes("connection", "the database answers on its own host")
     return no("connection", "the database does not answer there either")
@@ -381,14 +416,17 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
 
 
 def cut_without_a_word(facts: Facts) -> Answer:
-    """S: something ended idle connections without a word: a bare FIN, or a reset."""
+    """S: something ended connections without a word (a bare FIN, or a reset) that had been idle for long."""
     missing = _words(facts, "whether something cut connections without a word")
     if missing:
         return missing
-    found = sum(1 for row in facts.words or [] if row.get("kind") in ("fin", "rst"))
-    return (yes if found else no)(
-        "sockets", f"{count(found, 'connection')} ended without a word (bare FIN or reset)"
-    )
+    cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
+    idle = [number(row.get("idle_seconds")) for row in cut]
+    old = sum(1 for seconds in idle if seconds is not None and seconds >= IDLE_SECONDS)
+    if cut and not old and None in idle:
+        return Answer(None, f"how long {count(len(cut), 'cut connection')} had been idle", "sockets")
+    words = f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {old} of them idle for long"
+    return (yes if old else no)("sockets", words)
 
 
 def dead_connections_held(facts: Facts) -> Answer:
@@ -456,13 +494,24 @@ def _backends(facts: Facts, question: str) -> Optional[Answer]:
 
 
 def many_wait_for_one_lock(facts: Facts) -> Answer:
-    """D: at least two of the app's sessions wait for a lock."""
+    """D: at least two of the app's sessions have waited for a second or more behind one session."""
     if facts.waiting_for_lock is None:
         return _backends(facts, "whether sessions wait for a lock") or unread(
             facts, "locks", "whether sessions wait for a lock"
         )
-    found = len(facts.waiting_for_lock)
-    return (yes if found >= 2 else no)("activity", f"{count(found, 'session')} of the app wait for a lock")
+    found = len(longest_queue(facts)[1])
+    return (yes if found >= 2 else no)(
+        "activity", f"{count(found, 'session')} of the app wait behind one lock"
+    )
+
+
+def longest_queue(facts: Facts) -> tuple[int, list[dict[str, Any]]]:
+    """(root pid, the app's sessions that wait behind it, not only for an instant), the longest such queue."""
+    queues = {
+        root: [b for b in waiting if (number(b.get("seconds")) or 1.0) >= 1.0]
+        for root, waiting in (facts.waiting_for_lock or {}).items()
+    }
+    return max(queues.items(), key=lambda item: (len(item[1]), -item[0]), default=(0, []))
 
 
 def slow_statements(facts: Facts) -> Answer:
@@ -589,6 +638,21 @@ def holders_outside_the_database(facts: Facts) -> Answer:
     return _living_holders(facts, "what the holders of connections do")
 
 
+def somebody_waits(facts: Facts) -> Answer:
+    """P, L: requests wait for a connection, or were refused one while the probe ran."""
+    refused = facts.logged_now("pool_exhausted")
+    if facts.waiters is not None:
+        waiting = len(facts.waiters) or facts.pool_count("waiting") or 0
+        return (yes if waiting or refused else no)(
+            "pool", f"{count(waiting, 'request')} waiting for a connection"
+        )
+    if refused is None:
+        return unread(facts, "log", "whether requests want a connection")
+    return (yes if refused else no)(
+        "log", f"{count(refused, 'request')} refused a connection during the probe"
+    )
+
+
 def nobody_holds_long(facts: Facts) -> Answer:
     """P: the pool is full of short holders: more demand than slots."""
     if facts.holders is not None:
@@ -713,9 +777,4 @@ def most_common(values: list[str]) -> str:
 
 def root_of_lock(facts: Facts) -> dict[str, Any]:
     """The session at the root of a lock that the app waits for; empty where it is not known."""
-    roots = (facts.locks or {}).get("roots")
-    for pid in roots if isinstance(roots, list) else []:
-        found = facts.session(pid)
-        if found:
-            return found
-    return {}
+    return facts.session(longest_queue(facts)[0])

@@ -12,6 +12,8 @@ from ..common.clock import seconds_of
 
 # How long something must last to count as old, in seconds. A request of a web app is over by then.
 OLD_SECONDS = 30.0
+# From when a connection counts as idle for long, in seconds; the shortest idle cut seen in the wild is 240 s.
+IDLE_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
@@ -58,6 +60,7 @@ class Facts:
         self.document = mapping(host)
         self._views = mapping(self.document.get("views"))
         self._database_views = mapping(mapping(database).get("views"))
+        self.read_from_here = text(mapping(database).get("collected_from")) == text(self.document.get("host"))
         self.now = seconds_of(self.document.get("collected_at"))
         self.login = self._data("login")
         self.new = self._data("new_connection")
@@ -306,17 +309,16 @@ class Facts:
 
     @property
     def backends(self) -> Optional[list[dict[str, Any]]]:
-        """The app's sessions on this host, as the server sees them; None when they cannot be told apart.
+        """The app's sessions of this host, as the server sees them; None when they cannot be told apart.
 
-        Joined on (client address, client port) with the sockets where those are known; otherwise the
-        sessions of the app's role in the app's database, which may be those of other hosts too.
+        Those of the app's role in its database, joined with the sockets on (client address, client port):
+        what belongs to none of them is another host's. Where nothing can be joined although there are
+        both (a proxy or NAT in between), all of the role are taken.
         """
-        if self.activity is None:
-            return None
         user, name = self.app_role
-        if not user:
+        if self.activity is None or not user:
             return None
-        return [
+        found = [
             s
             for s in rows(self.activity.get("sessions"))
             if s.get("backend_type") == "client backend"
@@ -324,6 +326,21 @@ class Facts:
             and s.get("database") == name
             and s.get("application_name") != OWN_NAME  # this diagnosis's own sessions
         ]
+        if self.held is None:
+            return found
+        ours = {
+            text(row.get("local"))
+            for sample in rows(mapping(self.sockets).get("samples"))
+            for row in rows(sample.get("sockets"))
+        }
+        joined = [s for s in found if self._client(s) in ours]
+        return joined if joined or not ours else found
+
+    @staticmethod
+    def _client(session: dict[str, Any]) -> str:
+        """address:port of a session's client, as the kernel of the app's host writes it."""
+        address, port = text(session.get("client_address")), whole(session.get("client_port"))
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     @property
     def app_role(self) -> tuple[str, str]:
@@ -335,7 +352,10 @@ class Facts:
 
     @property
     def maximum(self) -> Optional[int]:
-        """The pool's maximum for all processes: as the pool says, else as the settings on disk say."""
+        """The pool's maximum for all processes that have one: as the pool says, else as the settings say.
+
+        A process without a connection (a parent of workers) is not counted, unless none has any.
+        """
         told = self.pool_count("maximum")
         if told:
             return told
@@ -363,12 +383,26 @@ class Facts:
         return seconds_of(told)
 
     @property
-    def waiting_for_lock(self) -> Optional[list[dict[str, Any]]]:
-        """The app's sessions that wait for a lock; None when not read."""
+    def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:
+        """Root pid → the app's sessions that wait for a lock behind it; None when not read."""
         if self.locks is None or self.backends is None:
             return None
         own = {whole(s.get("pid")) for s in self.backends}
-        return [b for b in rows(self.locks.get("blocked")) if whole(b.get("pid")) in own]
+        blocked = {whole(b.get("pid")): b for b in rows(self.locks.get("blocked"))}
+        groups: dict[int, list[dict[str, Any]]] = {}
+        for pid in sorted(own & set(blocked)):
+            groups.setdefault(self._root(pid, blocked), []).append(blocked[pid])
+        return groups
+
+    @staticmethod
+    def _root(pid: int, blocked: dict[int, dict[str, Any]]) -> int:
+        """The session at the end of a chain of waits; of several blockers the first is followed."""
+        for _ in range(len(blocked)):
+            blockers = mapping(blocked.get(pid)).get("blocked_by")
+            if not isinstance(blockers, list) or not blockers:
+                break
+            pid = whole(blockers[0])
+        return pid
 
     @property
     def findings(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from .causes import CAUSES, Cause, why_of
-from .conditions import Answer, count, statuses
+from .conditions import Answer, count, longest_queue, statuses
 from .facts import Facts
 
 UNKNOWN = "unknown"
@@ -65,11 +65,15 @@ def judge(host: Any, database: Any = None) -> Verdict:
     """
     facts = Facts(host, database)
     judged = [Judged(cause, tuple(condition(facts) for condition in cause.conditions)) for cause in CAUSES]
-    found = next((one for one in judged if one.value is True), None)
-    above = judged[: judged.index(found)] if found else judged
-    open_above = [one for one in above if one.value is None]
-    if found and found.cause.id == "healthy" and any(_is_failure(one) for one in open_above):
-        found = None  # never green while a cause that ends logins is undecided
+    # What cannot end a login is not the cause of one that fails.
+    holding = [
+        one for one in judged if one.value is True and (one.cause.ends_logins or not facts.login_fails)
+    ]
+    found = holding[0] if holding else None
+    open_above = [one for one in (judged[: judged.index(found)] if found else judged) if one.value is None]
+    if found and not found.cause.ends_logins and any(one.cause.ends_logins for one in open_above):
+        found = None  # never green, nor content with a blemish, while a cause that ends logins is undecided
+        open_above = [one for one in judged if one.value is None]
     if not found:
         return _unknown(facts, judged, open_above)
     cause = found.cause
@@ -84,7 +88,7 @@ def judge(host: Any, database: Any = None) -> Verdict:
         contributing=[
             one.cause.id
             for one in judged
-            if one.value is True and one is not found and one.cause.id != "healthy"
+            if one.value is True and one is not found and not one.cause.last_resort
         ],
         why=list(dict.fromkeys(answer for answer in found.answers)),
         why_not=_why_not(judged, cause),
@@ -92,11 +96,6 @@ def judge(host: Any, database: Any = None) -> Verdict:
         next=cause.next(facts),
         holds_seconds=_holds(cause, facts) if helps else None,
     )
-
-
-def _is_failure(one: Judged) -> bool:
-    """Would this cause, if it held, mean that somebody cannot log in? Every one but the plainly cosmetic."""
-    return one.cause.id not in ("stale_configuration", "monitor_dead", "client_suspended", "metric_artefact")
 
 
 def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Verdict:
@@ -127,6 +126,7 @@ def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Ve
         restart_helps=agreed if action != "open" else None,
         action=action,
         why_action=why_action,
+        contributing=[one.cause.id for one in judged if one.value is True and not one.cause.last_resort],
         why_not=_why_not(judged, None),
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
@@ -165,7 +165,7 @@ def _title(cause: Cause, facts: Facts) -> str:
         )
         return f"the pool lost {'all ' if not facts.held else ''}{count(lost, 'slot')}{left}"
     if cause.id == "lock_contention":
-        return f"{count(len(facts.waiting_for_lock or []), 'session')} wait behind one lock"
+        return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":
         return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
     if cause.id == "healthy":

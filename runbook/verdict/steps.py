@@ -90,7 +90,7 @@ def postgresql(facts: Facts, _: Verdict) -> Found:
         name = text(session.get("state")) or "?"
         states[name] = states.get(name, 0) + 1
     told = ", ".join(f"{number_of} {name}" for name, number_of in sorted(states.items()))
-    waiting = len(facts.waiting_for_lock or [])
+    waiting = sum(len(queue) for queue in (facts.waiting_for_lock or {}).values())
     used, most = number((facts.limits or {}).get("used")), number((facts.limits or {}).get("max_connections"))
     slots = f", {used:.0f} of {most:.0f} slots" if used is not None and most else ""
     words = f"{count(len(facts.backends), 'session')} of the app{f' ({told})' if told else ''}{slots}; {new}"

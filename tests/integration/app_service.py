@@ -234,11 +234,17 @@ class App:
 
     def await_serving(self) -> App:
         """Until it answers at all, ready or not."""
-        until(lambda: self.request("GET", "/livez", seconds=5).status == 200, START_SECONDS)
-        return self
+        return self._await("/livez")
 
     def await_ready(self) -> App:
-        until(lambda: self.ready() == 200, START_SECONDS)
+        return self._await("/readyz")
+
+    def _await(self, path: str) -> App:
+        def answers() -> bool:
+            assert self.process.poll() is None, self.log()[-3000:]
+            return self.request("GET", path, seconds=10).status == 200
+
+        until(answers, START_SECONDS)
         return self
 
     def await_workers(self, number: int) -> list[dict[str, Any]]:

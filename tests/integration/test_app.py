@@ -17,11 +17,11 @@ import argon2
 import psycopg2
 import pytest
 
-from tests.integration.app_service import LOG_LINE, App, Database, Load, arguments
+from tests.integration.app_service import COMMAND, LOG_LINE, ROOT, App, Database, Load, arguments
 from tests.integration.pool.house import until
 from tests.lab.account import fresh_directory
 from tests.lab.database import prepare
-from tests.lab.postgres import Postgres
+from tests.lab.postgres import Postgres, free_port
 
 Serve = Callable[..., App]
 
@@ -258,12 +258,29 @@ def test_a_worker_that_died_is_replaced(database: Database, serve: Serve) -> Non
     app.await_workers(2)
     assert survivor in app.children()
     assert f"Worker {victim} ended with -9" in app.log()
+    os.kill(survivor, signal.SIGTERM)
+    until(lambda: survivor not in app.children() and len(app.children()) == 2)
+    assert f"Worker {survivor} ended with 0" in app.log()
+    app.await_workers(2)
     assert app.login().status == 200
+
+
+def test_workers_that_cannot_start_end_the_service(database: Database) -> None:
+    # Descriptors enough for the parent, and too few for an event loop.
+    command = ["bash", "-c", 'ulimit -n 6 && exec "$@"', "bash", *COMMAND, "serve"]
+    environ = {**database.environ, "APP_WORKERS": "2", "APP_PORT": str(free_port())}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 1
+    assert "Worker failed" in ended.stderr
+    assert "Too many open files" in ended.stderr
 
 
 def test_workers_do_not_outlive_their_parent(database: Database, serve: Serve) -> None:
     app = serve(database, APP_WORKERS=2).await_ready()
-    workers = {each["pid"] for each in app.await_workers(2)}
+    app.await_workers(2)
+    workers = app.children()
     app.process.kill()
     app.wait()
     until(lambda: not any(map(arguments, workers)))

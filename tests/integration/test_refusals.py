@@ -234,6 +234,7 @@ def test_a_probe_that_does_not_speak_for_the_app(lab: Lab, tmp_path: Path) -> No
         assert f"{host} unknown (unknown)" in run.words
         assert any(variable in entry["text"] for entry in report["unread"]), host
         assert run.action(host)["action"] == "none"
+    for host, variable in named.items():  # where a person looks: on the screen, for each host
         screen = run.output[run.output.index(f"\n{host}   UNKNOWN, NOT TOUCHED") :]
         assert variable in screen[: screen.index("\n  saved")], host
     assert "not the password" not in run.output

@@ -108,13 +108,13 @@ def sock(fd: int, state: str = "ESTAB", pid: int = APP_PID, **more: Any) -> Json
     }
 
 
-def ended(fd: int, sqlstate: Optional[str], kind: str = "error") -> tuple[Json, Json]:
+def ended(fd: int, sqlstate: Optional[str], kind: str = "error", idle: float = 900.0) -> tuple[Json, Json]:
     """A socket whose other side ended it, and what is unread on it."""
     size = 110 if sqlstate else 0
     row = sock(fd, "CLOSE-WAIT", recv_q=size + 1)
     words = {key: row[key] for key in ("pid", "fd", "local", "peer")}
     message = "terminating connection" if sqlstate else None
-    return row, {**words, "kind": kind, "sqlstate": sqlstate, "message": message, "bytes": size}
+    return row, {**words, "kind": kind, "sqlstate": sqlstate, "message": message, "bytes": size, "idle_seconds": idle}
 
 
 def hold(incident: Incident, *rows: Json, later: tuple[Json, ...] = ()) -> Incident:

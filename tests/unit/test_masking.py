@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runbook.common.documents import validate
 from runbook.common.masking import MASK, Masker, transform
+from runbook.evidence.log import summarize
 from runbook.verdict.judge import judge
 from tests.unit.incidents import TABLE
 
@@ -214,6 +215,21 @@ def test_a_very_short_secret_does_not_ruin_the_evidence() -> None:
     masker = Masker(["app", "5", "db"])
     assert masker.text("app on db-1:5432") == "app on db-1:5432"
     assert "app" not in masker.text("password=app")
+
+
+@pytest.mark.parametrize("inside", range(1, len(CANARY) + 1))
+def test_a_secret_is_masked_before_a_line_is_cut(inside: int) -> None:
+    """A sample of the log keeps 300 characters; what is left of a secret at the cut has no shape and no match."""
+    start = "Login error: could not connect with postgresql://odras_app:"
+    line = (
+        start.replace(" with", " with" + " x" * 200)[: 300 - inside - 40]
+        + start[-40:]
+        + CANARY
+        + "@db-1/odras"
+    )
+    assert line.index(CANARY) == 300 - inside
+    told = json.dumps(Masker([CANARY]).document(summarize([line], None)))
+    assert CANARY[: max(4, inside)] not in told
 
 
 # -- documents ---------------------------------------------------------------------------------------------

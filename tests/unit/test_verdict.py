@@ -290,6 +290,16 @@ def test_no_restart_is_decided_over_an_open_cause_unless_the_login_was_seen_to_f
             assert verdict.restart_helps is not True
 
 
+def test_and_not_even_where_all_that_fits_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a table of two causes that a restart helps: whether anybody is locked out is still unread."""
+    few = tuple(cause for cause in CAUSES if cause.id in ("slot_leak", "connection_leak"))
+    monkeypatch.setattr("runbook.verdict.judge.CAUSES", few)
+    told = judge(*unread(slot_leak(), "sockets"))
+    assert (told.cause, told.restart_helps, told.action) == ("unknown", True, "restart")
+    told = judge(*unread(slot_leak(), "sockets", "login"))
+    assert (told.cause, told.restart_helps, told.action) == ("unknown", None, "open")
+
+
 def test_an_open_cause_under_a_login_that_works_wants_no_action() -> None:
     verdict = judge(*unread(healthy(), "sockets"))
     assert (verdict.cause, verdict.restart_helps, verdict.action) == ("unknown", False, "none")
@@ -316,6 +326,15 @@ def test_green_needs_the_right_to_read_every_process_and_every_word() -> None:
     denied = healthy()
     denied.data("sockets")["peek"] = {"state": "denied", "reason": "ptrace_scope is 1"}
     assert judge(*denied).cause != "healthy"
+
+
+def test_green_needs_what_could_end_a_login_to_be_disproved() -> None:
+    """Every view of `healthy` was read; that descriptors did not run out could not be."""
+    incident = healthy()
+    incident.data("process")["processes"][0].update(fds=None, readable=False)
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert [cause for cause, _ in verdict.fits] == ["app_resources"]
 
 
 def test_a_misconfigured_probe_names_the_variable_and_decides_nothing() -> None:
@@ -463,7 +482,7 @@ def test_what_cannot_end_a_login_is_not_the_cause_of_one_while_others_are_open(
 def test_one_fresh_cut_on_one_connection_does_not_make_a_broken_login_an_idle_cut() -> None:
     """A bare FIN on a connection that was just in use: `idle_cut` wants connections idle for long."""
     incident = login_broken()
-    row, words = ended(11, None, "fin")
+    row, words = ended(11, None, "fin", idle=2.0)
     hold(incident, row, sock(12))
     incident.data("sockets")["last_words"] = [words]
     verdict = judge(*backends(incident, session(82, 40012)))

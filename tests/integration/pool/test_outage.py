@@ -52,13 +52,14 @@ def test_attempts_are_few_while_the_database_is_away(breakable_house: House) -> 
     breakable_house.server.stop()
     with ThreadPoolExecutor(20) as threads:
         waiting = [threads.submit(pool.getconn, 3) for _ in range(20)]
-        until(lambda: pool.status()["count"]["waiting"] == 20)
+        # The first attempts are made together, as nobody knows yet.
+        until(lambda: (count := pool.status()["count"])["waiting"] == 20 and count["connecting"] <= 1)
         before = pool.status()["counters"]["connect_failures"]
         for one in waiting:
             with pytest.raises(PoolTimeout):
                 one.result(10)
     attempts = pool.status()["counters"]["connect_failures"] - before
-    assert 3 <= attempts <= 12
+    assert 2 <= attempts <= 12
 
 
 def test_an_unreachable_host_is_refused_clearly_and_within_the_deadline(house: House) -> None:
