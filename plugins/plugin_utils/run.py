@@ -17,6 +17,7 @@ from ansible.utils.display import Display
 
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.report.words import plain
 
 
 class Run:
@@ -62,7 +63,7 @@ class Run:
 
     def say(self, host: str, words: str) -> None:
         """One progress line: seconds since the run began, host, what happened."""
-        self.display.display(f"{time.time() - self.started:4.0f} s  {host}   {words}")
+        self.display.display(plain(f"{time.time() - self.started:4.0f} s  {host}   {words}"))
 
     def write(self, name: str, document: dict[str, Any]) -> str:
         """Validate and write one of the documents with a schema; its SHA-256."""

@@ -30,15 +30,17 @@ def login_round(one: dict[str, Any], kind: str) -> dict[str, Any]:
     }
 
 
-def outcome(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]], cause: str) -> str:
+def outcome(
+    before: Optional[dict[str, Any]], after: Optional[dict[str, Any]], cause: str, new_ok: Optional[bool] = None
+) -> str:
     """What the user's path says: healthy, restored, not_restored or unknown.
 
-    ``healthy`` needs a login that worked from the start *and* the verdict healthy or a cause that ended
-    no login; an open cause with a working login is ``unknown``: never green on a missing view.
+    Never green on a missing view (an open cause), nor on connections of yesterday: an app whose next
+    connection fails (``new_ok`` false) is not well although a login still works.
     """
     if before is None or after is None:
         return "unknown"
-    if not after["ok"]:
+    if not after["ok"] or new_ok is False:
         return "not_restored"
     if not before["ok"]:
         return "restored"
@@ -66,7 +68,7 @@ def build(
         "host": host["host"],
         "started": host["collected_at"],
         "seconds": round(seconds, 3),
-        "outcome": outcome(before, after, verdict.cause),
+        "outcome": outcome(before, after, verdict.cause, facts.new_ok),
         "login_before": before,
         "login_after": after,
         "cause": verdict.cause,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..common.clock import rfc3339, seconds_of
 from ..common.documents import file_name
-from .words import MARGIN, WIDTH, clock, columns, duration, login_line, section
+from .words import MARGIN, WIDTH, clock, columns, duration, heading, login_line, plain, section
 
 VIEWS = {
     "new_connection": "connection",
@@ -40,7 +40,8 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
     """The screen of one host. ``saved``: the directory of the run, shown at the end."""
     sure = "" if report["confidence"] != "likely" else " (likely)"
     head, title = f"{report['host']}   {state(report)}   {report['cause']}{sure}:", report["title"]
-    out = [f"{head} {title}"] if len(head) + 1 + len(title) <= WIDTH else [head, *section("", [title])]
+    fits = len(head) + 1 + len(title) <= WIDTH
+    out = [f"{head} {title}"] if fits else [*heading(head), *section("", [title])]
     out.append("")
     out += section("login", [login_line(report["login_before"], report["login_after"])])
     out += section("done", _done(report))
@@ -66,7 +67,7 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
         name = file_name(report["host"])
         files = f"{saved}/{name}/ticket.md  {saved}/hosts/{name}.json"
         out += section("saved", [files, f"{duration(report['seconds'])}, {report['masked']} values masked"])
-    return "\n".join(out) + "\n"
+    return plain("\n".join(out) + "\n")
 
 
 def _table(label: str, rows: list[tuple[str, str]]) -> list[str]:
@@ -133,7 +134,7 @@ def fleet_screen(fleet: dict[str, Any], reports: list[dict[str, Any]]) -> str:
     counts = ", ".join(
         f"{key} on {len(names)}" for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))
     )
-    out = [f"{total} hosts   {counts}", ""]
+    out = [*heading(f"{total} hosts   {counts}"), ""]
     for event in fleet["events"]:
         words = f"{event['cause']} on {len(event['hosts'])} of {total}, {event['minute'][11:]} UTC"
         out += section(
@@ -142,4 +143,4 @@ def fleet_screen(fleet: dict[str, Any], reports: list[dict[str, Any]]) -> str:
     rows = [(key, " ".join(names)) for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))]
     out += _table("hosts", rows)
     out += section("", [f"database connections of this run: {fleet['database_connections']}"])
-    return "\n".join(out) + "\n"
+    return plain("\n".join(out) + "\n")

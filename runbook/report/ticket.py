@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .screen import VIEWS, state
-from .words import clock, duration, login_line
+from .words import clock, duration, login_line, plain
 
 
 def ticket(report: dict[str, Any]) -> str:
@@ -13,7 +13,8 @@ def ticket(report: dict[str, Any]) -> str:
     before, after = report["login_before"], report["login_after"]
     span = f", {clock(before['at'])} to {clock(after['at'])} UTC" if before and after else ""
     sick = before is None or not before["ok"]
-    what = "login failed" if sick else "login works"
+    works = "login works" if after and after["kind"] == "full" else "the login path answers"
+    what = "login failed" if sick else works
     rows = [
         ("Cause", f"{report['cause']} ({report['confidence']}). {report['title']}"),
         ("Login", login_line(before, after)),
@@ -34,7 +35,7 @@ def ticket(report: dict[str, Any]) -> str:
     lines.append(
         f"{report['masked']} values masked; run {report['run_id']}; judged again with: runbook explain EVIDENCE"
     )
-    return "\n".join(lines) + "\n"
+    return plain("\n".join(lines) + "\n")
 
 
 def _action(action: dict[str, Any]) -> str:

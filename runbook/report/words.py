@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Any, Optional
 
@@ -9,6 +10,15 @@ from ..common.clock import seconds_of
 
 WIDTH = 100
 MARGIN = 10  # two blanks, a label of up to six letters, two blanks
+
+
+# Control characters and those that turn the direction of writing: evidence must not steer a terminal.
+_STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """A text that only prints: whatever would steer a terminal is a question mark."""
+    return _STEERING.sub("?", text)
 
 
 def duration(seconds: float) -> str:
@@ -46,11 +56,17 @@ def login_line(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]]
     """Before and after in one line; one of them where they are the same probe."""
     if before is None:
         return "not probed"
+    path = " (the login path answers)"  # an unknown user was sent: more than that is not proven
     first = f"{clock(before['at'])}  {answers(before)}"
     if after is None or after == before:
-        return first
-    path = "" if after["kind"] == "full" or not after["ok"] else " (the login path answers)"
-    return f"{first}   ->   {clock(after['at'])}  {answers(after)}{path}"
+        return first + (path if before["kind"] == "path" and before["ok"] else "")
+    second = f"{clock(after['at'])}  {answers(after)}"
+    return f"{first}   ->   {second}" + (path if after["kind"] == "path" and after["ok"] else "")
+
+
+def heading(text: str) -> list[str]:
+    """A first line, wrapped under itself where it is too long."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * MARGIN, break_on_hyphens=False) or [""]
 
 
 def section(label: str, lines: list[str]) -> list[str]:

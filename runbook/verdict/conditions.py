@@ -181,7 +181,7 @@ def new_connection_hangs_in_query(facts: Facts) -> Answer:
 
 
 def pgbouncer_queues(facts: Facts) -> Answer:
-    """PgBouncer: SHOW POOLS shows waiting clients, and every server connection active."""
+    """D: SHOW POOLS of PgBouncer shows waiting clients, and every server connection active."""
     return Answer(None, "what PgBouncer says of its queues (SHOW POOLS is not read yet)", "new_connection")
 
 

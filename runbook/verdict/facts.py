@@ -363,7 +363,8 @@ class Facts:
         for name in ("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_SIZE", "POSTGRES_POOL_SIZE"):
             value = text(mapping(settings.get(name)).get("value"))
             if value.isdecimal() and len(value) < 7:
-                return int(value) * max(1, len(self.processes or []))
+                with_sockets = {whole(row.get("pid")) for row in self.held or []}
+                return int(value) * (len(with_sockets) or max(1, len(self.processes or [])))
         return None
 
     def server_age(self, moment: Any) -> Optional[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..common.clock import seconds_of
 from .facts import text
 
 
@@ -21,14 +22,20 @@ def fleet(
         for report in reports
     ]
     hosts += [{"host": host, "outcome": "unknown", "cause": None, "reachable": False} for host in missing]
-    groups: dict[tuple[str, str], list[str]] = {}
-    for report in reports:
-        if report["cause"] not in ("healthy", "unknown"):
-            groups.setdefault((report["cause"], text(report["started"])[:16]), []).append(report["host"])
-    events = [
-        {"cause": cause, "minute": minute, "hosts": sorted(names)}
-        for (cause, minute), names in sorted(groups.items())
-    ]
+    events: list[dict[str, Any]] = []
+    last: dict[str, float] = {}
+    for report in sorted(reports, key=lambda one: text(one["started"])):
+        cause, moment = report["cause"], seconds_of(report["started"]) or 0.0
+        if cause in ("healthy", "unknown"):
+            continue
+        event = next((e for e in reversed(events) if e["cause"] == cause), None)
+        if event is None or moment - last[cause] > 60:
+            event = {"cause": cause, "minute": text(report["started"])[:16], "hosts": []}
+            events.append(event)
+        last[cause] = moment
+        event["hosts"].append(report["host"])
+    for event in events:
+        event["hosts"].sort()
     sick = sum(len(event["hosts"]) for event in events)
     return {
         "schema": "runbook/fleet/1",

@@ -46,7 +46,9 @@ class Diagnosis:
         self.status: int | None = None
         own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         command = [str(COMMAND), *(["-i", str(inventory)] if inventory else []), "diagnose.yml"]
-        command += ["-e", f"diagnose_reports={self.reports}", "-e", f"diagnose_state_directory={self.state}"]
+        # As JSON: after `-e NAME=VALUE` a blank in a path would end the value.
+        places = {"diagnose_reports": str(self.reports), "diagnose_state_directory": str(self.state)}
+        command += ["-e", json.dumps(places)]
         self._began = time.monotonic()
         self._process = subprocess.Popen(
             [*command, *arguments],

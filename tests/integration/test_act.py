@@ -120,7 +120,8 @@ import os, pty, sys
 sys.exit(os.waitstatus_to_exitcode(pty.spawn({[str(Path(sys.executable).with_name("ansible-playbook"))]!r} + sys.argv[1:])))
 """
     arguments = ["-i", str(exhausted.inventory), "diagnose.yml", "-e", "diagnose_restart=ask"]
-    arguments += ["-e", f"diagnose_reports={tmp_path}/reports", "-e", f"diagnose_state_directory={tmp_path}"]
+    places = {"diagnose_reports": f"{tmp_path}/reports", "diagnose_state_directory": str(tmp_path)}
+    arguments += ["-e", json.dumps(places)]
     with untouched(exhausted):
         person = subprocess.Popen(
             [sys.executable, "-c", command, *arguments],

@@ -442,7 +442,7 @@ def empty(postgres: Postgres) -> Iterator[Database]:
     made.drop()
 
 
-def test_migrations_are_applied_once_by_however_many(empty: Database, tmp_path: Path) -> None:
+def test_migrations_are_applied_once_by_however_many(empty: Database) -> None:
     at_once = [empty.begin("migrate", **empty.owner) for _ in range(4)]
     said = [each.communicate(timeout=60)[0] for each in at_once]
     assert [each.returncode for each in at_once] == [0] * 4
@@ -450,9 +450,9 @@ def test_migrations_are_applied_once_by_however_many(empty: Database, tmp_path: 
         "schema version 2: applied migrations 1 to 2\n",
         *["schema version 2: nothing to do\n"] * 3,
     ]
-    secret = tmp_path / "owner-password"
-    secret.write_text(empty.owner["POSTGRES_OWNER_PASSWORD"] + "\n")
-    again = empty.run("migrate", POSTGRES_OWNER_USER="odras_owner", POSTGRES_OWNER_PASSWORD_FILE=str(secret))
+    # The password neither in an argument nor in the environment, as the role does it.
+    file = {"POSTGRES_OWNER_USER": "odras_owner", "POSTGRES_OWNER_PASSWORD_FILE": "/dev/stdin"}
+    again = empty.run("migrate", stdin=empty.owner["POSTGRES_OWNER_PASSWORD"], **file)
     assert (again.returncode, again.stdout) == (0, "schema version 2: nothing to do\n")
 
 

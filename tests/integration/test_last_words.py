@@ -146,6 +146,7 @@ def look(holder: Holder) -> dict[str, Any]:
     assert data["peek"] == {"state": "ok", "reason": ""}
     assert len(data["last_words"]) == 1, data
     words: dict[str, Any] = data["last_words"][0]
+    assert 0 <= words.pop("idle_seconds") < 60  # since the last byte came; the only thing that goes on
     assert (words["pid"], words["fd"]) == (holder.process.pid, holder.fd)
     return words
 

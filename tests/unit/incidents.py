@@ -114,7 +114,14 @@ def ended(fd: int, sqlstate: Optional[str], kind: str = "error", idle: float = 9
     row = sock(fd, "CLOSE-WAIT", recv_q=size + 1)
     words = {key: row[key] for key in ("pid", "fd", "local", "peer")}
     message = "terminating connection" if sqlstate else None
-    return row, {**words, "kind": kind, "sqlstate": sqlstate, "message": message, "bytes": size, "idle_seconds": idle}
+    return row, {
+        **words,
+        "kind": kind,
+        "sqlstate": sqlstate,
+        "message": message,
+        "bytes": size,
+        "idle_seconds": idle,
+    }
 
 
 def hold(incident: Incident, *rows: Json, later: tuple[Json, ...] = ()) -> Incident:

@@ -203,7 +203,7 @@ def with_terminated_sessions(incident: Incident) -> Incident:
         (authentication_failed, with_app_down, "authentication_failed", ["app_down"]),
         (app_resources, with_lock, "app_resources", ["lock_contention"]),
         (lock_contention, with_stale_configuration, "lock_contention", ["stale_configuration"]),
-        (login_broken, with_terminated_sessions, "sessions_terminated", ["login_broken"]),
+        (app_resources, with_terminated_sessions, "app_resources", ["sessions_terminated"]),
         (stale_configuration, with_dead_monitor, "stale_configuration", ["monitor_dead"]),
         (metric_artefact, with_dead_monitor, "monitor_dead", ["metric_artefact"]),
     ],
