@@ -7,9 +7,10 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 from . import __version__
+from .common.documents import schema
 from .evidence import step2_pool
 from .leaks.search import search_paths
 from .leaks.text import format_text
@@ -18,6 +19,10 @@ from .report.screen import screen
 from .verdict.causes import CAUSES, IDS
 from .verdict.facts import Facts
 from .verdict.judge import judge
+
+
+# What a report takes from a host's evidence as it stands; a view that is not there is merely unread.
+_IDENTITY = ("run_id", "host", "collected_at")
 
 
 class Refused(Exception):
@@ -68,8 +73,18 @@ def _read(name: str) -> dict[str, Any]:
         raise Refused(f"{name}: {error.strerror}") from error
     except ValueError as error:
         raise Refused(f"{name}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise Refused(f"{name}: nested too deep") from error
+    return _with(document, (), name)
+
+
+def _with(document: Any, fields: Iterable[str], name: str) -> dict[str, Any]:
+    """The document of file ``name`` if it is an object that has the fields."""
     if not isinstance(document, dict):
         raise Refused(f"{name}: a JSON object is wanted")
+    missing = [field for field in fields if field not in document]
+    if missing:
+        raise Refused(f"{name}: it is not whole, it lacks {', '.join(missing)}")
     return document
 
 
@@ -86,25 +101,30 @@ def _leaks(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    hosts: list[Any] = []
-    databases: list[Any] = []
+    hosts: list[dict[str, Any]] = []
+    databases: list[dict[str, Any]] = []
     for name in options.evidence:
         document = _read(name)
         kind = str(document.get("schema", ""))
         if kind == "runbook/incident/1":  # a host's and its database's evidence in one file
-            hosts.append(document.get("host"))
-            databases.append(document.get("database"))
+            hosts.append(_with(document.get("host"), _IDENTITY, f"{name}: host"))
+            if document.get("database") is not None:
+                databases.append(_with(document["database"], (), f"{name}: database"))
         elif kind == "runbook/host-evidence/1":
-            hosts.append(document)
+            hosts.append(_with(document, _IDENTITY, name))
         elif kind == "runbook/database-evidence/1":
             databases.append(document)
         else:
             raise Refused(
                 f"{name}: its schema is {kind or 'not said'}; evidence of a host or a database is wanted"
             )
-    if not hosts or not isinstance(hosts[0], dict):
+    if not hosts:
         raise Refused("no evidence of a host among the files")
-    database = databases[0] if databases and isinstance(databases[0], dict) else None
+    if len(databases) > 1:
+        raise Refused(
+            f"evidence of {len(databases)} databases among the files; give that of the hosts' own alone"
+        )
+    database = databases[0] if databases else None
     for host in hosts:
         verdict = judge(host, database)
         if options.why_not:
@@ -140,6 +160,7 @@ def _show(options: argparse.Namespace) -> int:
         raise Refused(
             f"{options.report}: its schema is {report.get('schema')!r}, wanted is 'runbook/report/1'"
         )
+    _with(report, schema("report")["required"], options.report)
     run = Path(options.report).resolve().parent.parent
     print(screen(report, str(run)), end="")
     return 0

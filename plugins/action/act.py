@@ -57,6 +57,10 @@ class ActionModule(ActionBase):
             "login": None,
             "cause": verdict.cause,
         }
+        lock = (facts.process or {}).get("lock")
+        if lock:
+            words = f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']})"
+            return {**action, "why": f"{words}; this run only reads"}
         if action["action"] == "none":
             return {**action, "result": "done" if verdict.action == "none" else "refused"}
         refusal = self._refusal(run, facts, action, variables)
@@ -81,9 +85,6 @@ class ActionModule(ActionBase):
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"
-        lock = (facts.process or {}).get("lock")
-        if lock:
-            return f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']}); this run only reads"
         for other, done in run.actions().items():
             tried = done["result"] in ("done", "failed") and done["action"] == action["action"]
             if tried and done["cause"] == action["cause"] and not (done["login"] or {}).get("ok"):
@@ -135,6 +136,7 @@ class ActionModule(ActionBase):
             "login_password",
             "login_attempts",
             "ready_timeout",
+            "environment_file",
         )
         names += ("cooldown", "state_directory", "pid_file", "service")
         wanted = {key: arguments[key] for key in names if arguments.get(key) not in (None, "", [])}

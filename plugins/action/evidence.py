@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
             raise
         evidence = answer.get("evidence")
         if not isinstance(evidence, dict):
-            words = answer.get("module_stderr") or answer.get("msg") or "the module gave no answer"
+            words = answer.get("module_stderr") or answer.get("msg") or answer.get("exception") or "no answer"
             self._missed(run, host, arguments, str(words).strip().splitlines()[-1][:300])
             if answer.get("unreachable"):
                 return answer
@@ -112,8 +112,7 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _missed(run: Run, host: str, arguments: dict[str, Any], why: str) -> None:
-        if arguments.get("read_host"):
-            run.note(f"evidence/{file_name(host)}.missed", {"why": why})
+        run.note(f"evidence/{file_name(host)}.missed", {"why": why})
         run.say(host, f"NOT READ: {why}")
 
     @staticmethod

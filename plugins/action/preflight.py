@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Optional
 
@@ -12,6 +13,7 @@ from ansible.plugins.action import ActionBase
 
 from ..plugin_utils.run import Run
 
+URL = re.compile(r"https?://(?:[^/:@]+|\[[0-9a-fA-F:.]+\])(?::(?:[1-9]\d{0,4}))?/.*")
 PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -96,6 +98,12 @@ class ActionModule(ActionBase):
         wrong = unknown_variables(names, known_variables())
         if wrong:
             raise AnsibleActionFail("; ".join(wrong))
+        for host in apps:
+            url = str(hostvars[host].get("diagnose_login_url", "http://127.0.0.1/"))
+            if not URL.fullmatch(url):
+                raise AnsibleActionFail(
+                    f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"
+                )
         servers = groups.get("postgres", [])
         if self._task.args.get("budget") and servers:
             trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])

@@ -50,6 +50,9 @@ class ActionModule(ActionBase):
             if r["outcome"] not in ("healthy", "restored")
         ]
         bad += [f"{host} not reached" for host in missing]
+        asked = {file_name(host) for host in run.hosts()}
+        lost = sorted({path.stem for path in (run.path / "evidence").glob("*.missed")} - asked)
+        bad += [f"{host} (database) not reached" for host in lost]
         result.update(changed=False, run=str(run.path), outcomes={r["host"]: r["outcome"] for r in reports})
         if not reports and not missing:
             result.update(

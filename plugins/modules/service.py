@@ -17,6 +17,7 @@ options:
   command: {description: The command to run where there is no unit., type: list, elements: str}
   check_config_command: {description: A command that accepts the app's configuration., type: list, elements: str}
   pid_file: {description: The app's pid file., type: path}
+  environment_file: {description: The app's environment file; its secrets are masked., type: path}
   login_url: {description: Where one logs in., type: str, required: true}
   login_username: {description: A user to log in with., type: str}
   login_password: {description: Its password., type: str}
@@ -58,6 +59,7 @@ ARGUMENTS = {
     "command": {"type": "list", "elements": "str"},
     "check_config_command": {"type": "list", "elements": "str"},
     "pid_file": {"type": "path"},
+    "environment_file": {"type": "path"},
     "login_url": {"type": "str", "required": True},
     "login_username": {"type": "str"},
     "login_password": {"type": "str", "no_log": True},

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from ..common.clock import rfc3339, seconds_of
 from ..common.masking import Masker
-from ..evidence import login, proc, process
+from ..evidence import login, proc, process, settings
 
 _POLL = 0.1  # seconds between two looks at /proc; there is no event for "a new process listens"
 _COMMAND_SECONDS = 90.0
@@ -45,7 +45,9 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
         "after": [],
         "login": None,
     }
-    masker = Masker([request.get("login_password")])
+    unit = process.systemd_unit(request["service"]) if request.get("service") else {}
+    app = settings.collect(request.get("environment_file"), unit, [])
+    masker = Masker([request.get("login_password"), *app.secrets])
     try:
         with Lock(state, request["who"], request["run_id"]):
             try:
@@ -63,8 +65,12 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
                     )
             except Failed as failed:
                 outcome.update(result="failed", why=masker.text(str(failed)))
+            except Refused as refused:
+                outcome.update(result="refused", why=masker.text(str(refused)))
             finally:
-                outcome["after"] = outcome["after"] or _identities(request)
+                outcome["login"] = masker.document(outcome["login"])
+                if outcome["result"] != "refused":
+                    outcome["after"] = outcome["after"] or _identities(request)
                 outcome["seconds"] = round(time.monotonic() - began, 3)
                 _audit(state, request, outcome)
     except Refused as refused:
@@ -100,6 +106,7 @@ class Lock:
                 f"{holder.get('who', 'somebody')} is acting on this host since {holder.get('since', 'just now')}"
                 f" (run {holder.get('run_id', 'unknown')}); this run only read"
             ) from error
+        os.fchmod(self._handle, 0o644)  # whatever the umask: everybody may see who acts
         own = proc.stat(os.getpid()) or {}
         words = {"who": self._who, "run_id": self._run_id, "since": rfc3339(time.time()), "pid": os.getpid()}
         os.ftruncate(self._handle, 0)
@@ -246,5 +253,6 @@ def _audit(state: Path, request: dict[str, Any], outcome: dict[str, Any]) -> Non
     handle = os.open(
         state / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
     )
+    os.fchmod(handle, 0o644)
     with os.fdopen(handle, "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -29,15 +29,17 @@ def validate(document: dict[str, Any]) -> None:
 
     Raises InvalidDocument. Needs the package jsonschema, which only the controller has.
     """
-    from jsonschema import Draft202012Validator  # noqa: PLC0415  a target reads this room without the package
+    # here, not above: a target reads this room without the package
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+    from jsonschema.exceptions import best_match  # noqa: PLC0415
 
     name = str(document.get("schema", "")).partition("/")[2].partition("/")[0]
     if not (SCHEMAS / f"{name}.schema.json").is_file():
         raise InvalidDocument(f"schema: {document.get('schema')!r} is not one that this version knows")
-    errors = sorted(Draft202012Validator(schema(name)).iter_errors(document), key=lambda e: len(e.path))
-    if errors:
-        where = "/".join(str(part) for part in errors[0].path) or "the document"
-        raise InvalidDocument(f"{name}: {where}: {errors[0].message[:300]}")
+    error = best_match(Draft202012Validator(schema(name)).iter_errors(document))
+    if error:
+        where = "/".join(str(part) for part in error.absolute_path)[:150] or "the document"
+        raise InvalidDocument(f"{name}: {where}: {error.message[:300]}")
 
 
 def file_name(name: str) -> str:
@@ -46,8 +48,11 @@ def file_name(name: str) -> str:
 
 
 def text_of(document: dict[str, Any]) -> str:
-    """The canonical text of a document: the same document, the same text."""
-    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """The canonical text of a document: the same document, the same text.
+
+    Raises ValueError for a number that JSON does not know (NaN, Infinity).
+    """
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write(path: Path, document: dict[str, Any]) -> str:
@@ -58,7 +63,10 @@ def write(path: Path, document: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> str:
     """Write a text, whole or not at all, mode 0600, in directories of mode 0700; its SHA-256 in hex."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # one by one: with parents=True the mode would hold for the last one alone
+    for above in reversed(path.parents):
+        if not above.exists():
+            above.mkdir(mode=0o700, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

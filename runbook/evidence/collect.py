@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Optional
 
 from ..common.clock import rfc3339
-from ..common.masking import Masker
+from ..common.masking import Masker, transform
 from . import (
     login,
     new_connection,
@@ -31,6 +31,7 @@ from .proc import join_address
 TRIP_SECONDS = 20.0
 _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
 _CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
+MOST_TEXT = 500  # characters of any one text in the evidence
 _SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
 
 View = dict[str, Any]
@@ -190,9 +191,14 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         "host": request["host"],
         "collected_at": rfc3339(wall),
         "seconds": round(time.monotonic() - began, 3),
-        "views": {name: masker.document(one) for name, one in views.items()},
+        # Cut only after masking: half a secret is one that nobody recognizes.
+        "views": {name: transform(masker.document(one), _cut) for name, one in views.items()},
     }
     return {**document, "masked": masker.count}
+
+
+def _cut(words: str) -> str:
+    return words[:MOST_TEXT]
 
 
 def read_database(request: dict[str, Any]) -> dict[str, Any]:

@@ -21,13 +21,14 @@ WITHOUT_TIMES = 1 << 20
 _JOURNAL_LINES = 20000
 
 # What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
-# SQLAlchemy, uvicorn, asyncio and of the guide's own code.
+# SQLAlchemy, uvicorn, asyncio and of the guide's own code. They are searched in a line in lower case, which
+# is several times faster than IGNORECASE, and every repetition is bounded, which keeps hostile lines linear.
 PATTERNS: dict[str, re.Pattern[str]] = {
-    name: re.compile(text, re.IGNORECASE)
+    name: re.compile(text)
     for name, text in {
-        "pool_exhausted": r"connection pool exhausted|QueuePool limit of size|PoolTimeout|couldn't get a connection after",
+        "pool_exhausted": r"connection pool exhausted|queuepool limit of size|pooltimeout|couldn't get a connection after",
         "dead_connection": r"dead connection (?:detected|found)|found dead connection",
-        "server_closed": r"server closed the connection unexpectedly|connection already closed|connection has been closed unexpectedly|terminating connection due to|SSL SYSCALL error|could not receive data from server",
+        "server_closed": r"server closed the connection unexpectedly|connection already closed|connection has been closed unexpectedly|terminating connection due to|ssl syscall error|could not receive data from server",
         "terminated_by_administrator": r"terminating connection due to administrator command",
         "crash_of_another_process": r"because of crash of another server process",
         "idle_session_timeout": r"terminating connection due to idle-session timeout",
@@ -36,32 +37,36 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "connection_refused": r"connection refused",
         "name_not_resolved": r"could not translate host name|name or service not known|temporary failure in name resolution",
         "too_many_clients": r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",
-        "authentication_failed": r"password authentication failed|no pg_hba\.conf entry|role \".*\" does not exist|database \".*\" does not exist",
+        "authentication_failed": r"password authentication failed|no pg_hba\.conf entry|(?:role|database) \"[^\"]{0,130}\" does not exist",
         "starting_up": r"the database system is (?:starting up|shutting down|in recovery mode|not yet accepting)",
-        "read_only": r"cannot execute .* in a read-only transaction",
+        "read_only": r"cannot execute [a-z ]{1,60} in a read-only transaction",
         "canceled": r"canceling statement due to",
         "lock": r"deadlock detected|lock timeout",
         "file_descriptors": r"too many open files",
-        "out_of_memory": r"cannot allocate memory|MemoryError|out of memory",
+        "out_of_memory": r"cannot allocate memory|memoryerror|out of memory",
         "no_local_port": r"cannot assign requested address",
         "protocol_error": r"lost synchronization with server|arrived from server while idle|bad record mac|insufficient data in \"",
-        "other_dependency": r"unable to perform operation on <TCPTransport|redis\.exceptions|aio_?pika|kafka.*(?:error|exception)|elasticsearch.*exception",
+        "other_dependency": r"unable to perform operation on <tcptransport|redis\.exceptions|aio_?pika|kafka.{0,80}(?:error|exception)|elasticsearch.{0,80}exception",
         "monitor_started": r"pool monitor started",
         "monitor_error": r"error in database monitor",
         "pool_status": r"pool status: \d+/\d+",
         "high_usage": r"high connection pool usage",
-        "login_error": r"login error|/login\S* HTTP/\d\.\d\"? 5\d\d",
-        "server_error": r"HTTP/\d\.\d\"? 5\d\d|internal server error",
-        "exception": r"Traceback \(most recent call last\)",
-        "client_suspended": r"net::ERR_NETWORK_IO_SUSPENDED",
+        "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d",
+        "server_error": r"http/\d\.\d\"? 5\d\d|internal server error",
+        "exception": r"traceback \(most recent call last\)",
+        "client_suspended": r"net::err_network_io_suspended",
         "started": r"application startup complete|uvicorn running on|booting worker",
         "stopped": r"application shutdown complete|finished server process|shutting down: master",
     }.items()
 }
 _POOL_LINE = re.compile(
-    r"pool (?:status|usage): (?:(\d+)/(\d+)|.*?'maxconn': (\d+).*?'active_connections': (\d+))", re.I
+    r"pool (?:status|usage): (?:(\d{1,9})/(\d{1,9})"
+    r"|\{[^{}]{0,80}'maxconn': (\d{1,9})[^{}]{0,200}'active_connections': (\d{1,9}))"
 )
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?\s?(Z|UTC|[+-]\d\d:?\d\d)?")
+_LONGEST_LINE = 4096
+_ISO = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
+)
 _UNIX = re.compile(r"^(\d{10})\.(\d{3,6}) ")
 
 
@@ -77,11 +82,13 @@ def line_time(line: str) -> Optional[float]:
     zone = iso.group(4)
     try:
         moment = datetime.fromisoformat(f"{iso.group(1)}T{iso.group(2)}")
-        if zone in ("Z", "UTC"):
+        if zone in ("Z", "UTC", "GMT"):
             moment = moment.replace(tzinfo=timezone.utc)
         elif zone:
             sign, digits = zone[0], zone[1:].replace(":", "")
-            moment = datetime.fromisoformat(f"{iso.group(1)}T{iso.group(2)}{sign}{digits[:2]}:{digits[2:]}")
+            moment = datetime.fromisoformat(
+                f"{iso.group(1)}T{iso.group(2)}{sign}{digits[:2]}:{digits[2:] or '00'}"
+            )
         return moment.timestamp() + float(f"0.{iso.group(3) or 0}")  # without a zone: this machine's time
     except (ValueError, OverflowError):
         return None
@@ -99,15 +106,18 @@ class Follower:
         self.unit = unit
         self.window = window_seconds
         self.began = time.time()
-        self.mark = self.path.stat().st_size if self.path else 0
+        self.before = self.path.stat() if self.path else None
 
     def data(self) -> dict[str, Any]:
         """The data of view ``log``."""
         since = self.began - self.window
-        if self.path:
-            size = self.path.stat().st_size
+        if self.path and self.before:
+            now, mark = self.path.stat(), self.before.st_size
+            size = now.st_size
+            if now.st_ino != self.before.st_ino or size < mark:
+                mark = 0  # rotated meanwhile: all of the new file came after
             text, whole = _tail(self.path, size, WINDOW_BYTES)
-            appended = _slice(self.path, min(self.mark, size), size)
+            appended = _slice(self.path, mark, size)
         else:
             text, whole, appended, size = self._journal(since)
         lines = text.splitlines()
@@ -153,6 +163,13 @@ def _slice(path: Path, start: int, end: int) -> str:
         return file.read(min(end - start, WINDOW_BYTES)).decode("utf-8", "replace")
 
 
+def _ends(line: str) -> str:
+    """A line; of a long one the two ends, for a traceback within one line ends with its error."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+
+
 def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
     """Counts, first and last time and one sample of each pattern; the newest pool line.
 
@@ -172,15 +189,14 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
         if since is not None and (at is None or at < since):
             reached = reached or at is not None
             continue
-        for name, pattern in PATTERNS.items():
-            if not pattern.search(line):
-                continue
+        lower = _ends(line).lower()
+        for name in [name for name, pattern in PATTERNS.items() if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
             samples[name] = line.strip()[:300]
             if at is not None:
                 first.setdefault(name, rfc3339(at))
                 last[name] = rfc3339(at)
-        found = _POOL_LINE.search(line)
+        found = _POOL_LINE.search(lower)
         if found:
             active, maximum = (
                 (found.group(1), found.group(2)) if found.group(1) else (found.group(4), found.group(3))

@@ -2,7 +2,7 @@
 
 One probe hits one worker of many and lies, so a round is ``attempts`` fresh connections in parallel and
 is ok only if all are. A pool with dead connections may heal while it is probed; so a failed round is
-followed by others until more probes have been made than there were connections to trip over. What the
+followed by others until one began after as many probes as there were connections to trip over. What the
 *last* round says is what still holds.
 """
 
@@ -13,15 +13,18 @@ import json
 import secrets
 import socket
 import ssl
+import string
 import threading
 import time
 from typing import Any, Optional
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..common.clock import rfc3339
 
 ATTEMPT_SECONDS = 5.0
-MOST_ROUNDS = 4
+MOST_ROUNDS = (
+    30  # enough for a pool of 50 in each worker, at two logins for each; the deadline may end it earlier
+)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NOT_THE_LOGIN = {400, 404, 405, 415, 422, 429}
 
@@ -44,7 +47,10 @@ class Probe:
 
         def attempt(index: int) -> None:
             gate.wait(ATTEMPT_SECONDS)
-            results[index] = self._once()
+            status, text = self._once()
+            results[index] = status, " ".join(text.split())[:200]
+            if status == "200" and self.kind == "full":
+                self._logout(text)  # after the result, which a hanging logout must not undo
 
         threads = [threading.Thread(target=attempt, args=(i,), daemon=True) for i in range(attempts)]
         for thread in threads:
@@ -76,6 +82,8 @@ class Probe:
         if not codes or len(codes) != len(by_status) or any(code >= 500 for code in codes):
             return None
         wrong = {code for code in codes if code in _NOT_THE_LOGIN or 300 <= code < 400}
+        if wrong == {429}:
+            return f"diagnose_login_url: {self.url} answers 429, a limit on logins; lower diagnose_login_attempts"
         if wrong:
             return f"diagnose_login_url: {self.url} answers {min(wrong)}, so this is not where one logs in"
         denied = codes & {401, 403}
@@ -84,35 +92,36 @@ class Probe:
         return None
 
     def _once(self) -> tuple[str, str]:
-        """(status, the answer's first words) of one login."""
+        """(status, the answer's beginning) of one login."""
         connection: Optional[http.client.HTTPConnection] = None
         try:
             connection = _connection(self.url)
             body = json.dumps({"username": self._username, "password": self._password})
-            path = urlsplit(self.url).path or "/"
+            parts = urlsplit(self.url)
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request(
-                "POST", path, body, {"Content-Type": "application/json", "Connection": "close"}
+                "POST",
+                quote(target, safe=string.punctuation),  # what is encoded already stays as it is
+                body,
+                {"Content-Type": "application/json", "Connection": "close"},
             )
             answer = connection.getresponse()
-            text = answer.read(4096).decode("utf-8", "replace")
-            if answer.status == 200 and self.kind == "full":
-                self._logout(text)
-            return str(answer.status), " ".join(text.split())[:200]
+            return str(answer.status), answer.read(4096).decode("utf-8", "replace")
         except (socket.timeout, TimeoutError):
             return "timeout", f"no answer within {ATTEMPT_SECONDS:.0f} s"
         except ConnectionRefusedError:
             return "refused", "connection refused"
         except ConnectionError as error:
             return "reset", type(error).__name__
-        except (OSError, http.client.HTTPException) as error:
-            return "error", f"{type(error).__name__}: {error}"[:200]
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return "error", f"{type(error).__name__}: {error}"
         finally:
             if connection:
                 connection.close()
 
     def _logout(self, text: str) -> None:
         """Give back the token of a real login, where the app has a logout beside its login."""
-        base, _, last = self.url.rpartition("/")
+        base, _, last = urlsplit(self.url).path.rpartition("/")
         try:
             answer = json.loads(text)
             token = answer.get("access_token") or answer.get("token")
@@ -120,15 +129,15 @@ class Probe:
             return
         if last != "login" or not isinstance(token, str):
             return
-        connection = _connection(base)
+        connection = _connection(self.url)
         try:
             connection.request(
                 "POST",
-                urlsplit(base).path + "/logout",
+                f"{base}/logout",
                 headers={"Authorization": f"Bearer {token}", "Content-Length": "0"},
             )
             connection.getresponse().read(4096)
-        except (OSError, http.client.HTTPException):
+        except (OSError, ValueError, http.client.HTTPException):
             return  # the login is proven; a token that stays expires by itself
         finally:
             connection.close()
@@ -154,17 +163,14 @@ def _connection(url: str) -> http.client.HTTPConnection:
 
 def collect(probe: Probe, attempts: int, dead_connections: int, deadline: float) -> dict[str, Any]:
     """The data of view ``login``. ``deadline`` is a time of ``time.monotonic``."""
-    rounds = [probe.round(attempts)]
-    misconfigured = probe.misconfigured(rounds[0]["by_status"])
-    probed = attempts
-    while not rounds[-1]["ok"] and not misconfigured and len(rounds) < MOST_ROUNDS:
-        if (
-            rounds[-1]["by_status"].get("refused") == attempts
-            or time.monotonic() + ATTEMPT_SECONDS > deadline
-        ):
-            break
-        if len(rounds) > 1 and probed > dead_connections:
-            break
+    rounds: list[dict[str, Any]] = []
+    misconfigured: Optional[str] = None
+    while len(rounds) < MOST_ROUNDS:
+        before = attempts * len(rounds)
         rounds.append(probe.round(attempts))
-        probed += attempts
+        misconfigured = probe.misconfigured(rounds[-1]["by_status"])
+        if rounds[-1]["ok"] or misconfigured or rounds[-1]["by_status"].get("refused") == attempts:
+            break
+        if (before and before >= dead_connections) or time.monotonic() + ATTEMPT_SECONDS > deadline:
+            break
     return {"kind": probe.kind, "url": probe.url, "rounds": rounds, "misconfigured": misconfigured}

@@ -110,7 +110,7 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         "fd_limit": limit,
         "rss_bytes": int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else 0,
         "user": user,
-        "command": command[:300],
+        "command": command,
         "directory": link(directory / "cwd"),
         "readable": fds is not None,
     }

@@ -121,7 +121,11 @@ def read_pid(pid_file: Optional[str]) -> Optional[int]:
         return None
     pid = int(text[0])
     info = proc.stat(pid)
-    return pid if info and info["state"] != "Z" else None
+    if info is None or info["state"] == "Z":
+        return None
+    # Whoever began after the file was written is a stranger that was given the number again.
+    began = proc.boot_time() + info["start_ticks"] / proc.TICKS
+    return pid if began < Path(str(pid_file)).stat().st_mtime + 5 else None
 
 
 def _service(
@@ -216,7 +220,7 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
 
 
 def last_action(directory: Path, what: Optional[str] = None) -> Optional[dict[str, Any]]:
-    """The newest line of this host's audit log, of those about ``what`` where that is given."""
+    """The newest line of this host's audit log; with ``what``, of those that acted on it."""
     try:
         with (directory / "audit.log").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
@@ -224,7 +228,9 @@ def last_action(directory: Path, what: Optional[str] = None) -> Optional[dict[st
     except OSError:
         return None
     told = (line for line in map(_json, reversed(lines)) if line)
-    return next((line for line in told if what is None or line.get("what") == what), None)
+    if what is None:
+        return next(told, None)
+    return next((line for line in told if line.get("what") == what and line.get("result") != "refused"), None)
 
 
 def _json(text: str) -> Optional[dict[str, Any]]:

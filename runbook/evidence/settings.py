@@ -19,7 +19,7 @@ _NAMES = {
     "port": ("POSTGRES_PORT", "PGPORT", "DB_PORT", "DATABASE_PORT"),
     "name": ("POSTGRES_DATABASE", "POSTGRES_DB", "PGDATABASE", "DB_NAME", "DATABASE_NAME"),
     "user": ("POSTGRES_USER", "PGUSER", "DB_USER", "DATABASE_USER"),
-    "password": ("POSTGRES_PASSWORD", "PGPASSWORD", "DB_PASSWORD", "DATABASE_PASSWORD"),
+    "password": ("POSTGRES_PASSWORD", "PGPASSWORD", "DB_PASSWORD", "DATABASE_PASSWORD", "DB_PASS", "DB_PWD"),
     "sslmode": ("POSTGRES_SSLMODE", "PGSSLMODE", "DB_SSLMODE"),
 }
 _URLS = (
@@ -32,9 +32,14 @@ _URLS = (
 )
 # Names whose value is a pool's or a connection's setting and never a secret.
 _TELLING = re.compile(
-    r"^(?:POSTGRES|PG|DB|DATABASE|SQLALCHEMY)_?(?:POOL|KEEPALIVES|TCP|MAX|MIN|CONNECT)\w*$|^WEB_CONCURRENCY$"
+    r"^(?:POSTGRES|PG|DB|DATABASE|SQLALCHEMY)_?(?:(?:POOL|KEEPALIVES|TCP|MAX|MIN)\w*|CONNECT\w*TIMEOUT)$"
+    r"|^WEB_CONCURRENCY$"
 )
-_SECRET = re.compile(r"passw|secret|token|key|credential|dsn|url|uri|cookie|salt", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pass|pwd|secret|token|key|credential|dsn|url|uri|cookie|salt|connection$|conn\w*str", re.IGNORECASE
+)
+# One key=value of libpq's connection string; the value may stand in single quotes.
+_OPTION = re.compile(r"\b(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)")
 
 
 class Settings:
@@ -81,12 +86,19 @@ def collect(
         "" if files else "no environment file was found; name it in diagnose_environment_file"
     )
     found = Settings(files[0] if files else None, reason)
-    values = {name: entry["value"] for name, entry in entries.items()} or running
-    found.database, found.password = database_of(values)
-    for source in (values, running):
-        found.secrets += [v for n, v in source.items() if _SECRET.search(n) and len(v) > 3]
-        password = database_of(source)[1]
-        found.secrets += [password] if password else []
+    values = {name: entry["value"] for name, entry in entries.items()}
+    # What the file leaves unsaid, Environment= of the unit says to a restarted app too.
+    for source in (values, {**running, **values}):
+        database, password = database_of(source)
+        if found.password is None and found.database in (None, database):
+            found.database, found.password = database, password
+    if not found.database:
+        found.reason = found.reason or (
+            f"{found.file} names no database: neither POSTGRES_HOST and POSTGRES_DATABASE nor DATABASE_URL"
+        )
+    for name, value in (*values.items(), *running.items()):
+        if _SECRET.search(name):
+            found.secrets += [text for text in (value, _dsn(value).get("password", "")) if len(text) > 3]
     found.settings = {n: e for n, e in entries.items() if _tells(n)}
     where = f"environment of pid {main['pid']}" if main else ""
     found.live = {n: {"value": v, "where": where} for n, v in running.items() if _tells(n)}
@@ -127,33 +139,33 @@ def parse(text: str, filename: str) -> dict[str, dict[str, str]]:
 
 
 def _unquote(value: str) -> str:
+    """A quoted value without its quotes and without a comment behind them; any other as it stands."""
     if value[:1] not in ("'", '"'):
         return value
     try:
-        return "".join(shlex.split(value))
+        return shlex.split(value, comments=True)[0]
     except ValueError:
         return value
 
 
 def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optional[str]]:
-    """(database without its secret, password) of a set of environment variables; None where unsaid."""
-    parts: dict[str, str] = {}
-    for name in _URLS:
-        if values.get(name):
-            parts = _url(values[name])
-            if parts:
-                break
+    """(database without its secret, password) of a set of environment variables; None where unsaid.
+
+    A DSN goes before single names. Beside it only libpq's own (PG…) count, as libpq has it: the others may
+    be those of another role, such as the superuser of the server's image.
+    """
+    dsn: dict[str, str] = next(filter(None, (_dsn(values.get(name, "")) for name in _URLS)), {})
+    parts = dict(dsn)
     for key, names in _NAMES.items():
-        for name in names:
-            if values.get(name):
-                parts[key] = values[name]
-                break
+        usable = (values.get(name) for name in names if not dsn or name.startswith("PG"))
+        parts.setdefault(key, next(filter(None, usable), ""))
+    parts = {key: value for key, value in parts.items() if value}
     if not parts.get("host") and not parts.get("name"):
         return None, None
     port = parts.get("port", "5432")
     database = {
         "host": parts.get("host", "127.0.0.1"),
-        "port": int(port) if port.isdigit() else 5432,
+        "port": int(port) if re.fullmatch("[0-9]{1,5}", port) else 5432,
         "name": parts.get("name") or parts.get("user", "postgres"),
         "user": parts.get("user", "postgres"),
         "sslmode": parts.get("sslmode", "prefer"),
@@ -161,21 +173,28 @@ def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optio
     return database, parts.get("password")
 
 
-def _url(text: str) -> dict[str, str]:
-    try:
-        url = urlsplit(text)
-        port = str(url.port or "")
-    except ValueError:
-        return {}
-    if not url.scheme.startswith("postgres"):
-        return {}
-    options = {key: values[-1] for key, values in parse_qs(url.query).items()}
-    found = {
-        "host": options.get("host") or unquote(url.hostname or ""),
-        "port": options.get("port") or port,
-        "name": unquote(url.path.lstrip("/")),
-        "user": unquote(url.username or ""),
-        "password": unquote(url.password or ""),
-        "sslmode": options.get("sslmode", ""),
-    }
-    return {key: value for key, value in found.items() if value}
+def _dsn(text: str) -> dict[str, str]:
+    """What a DSN of PostgreSQL says (the keys of ``_NAMES``), as URL or as key=value; else nothing."""
+    found: dict[str, str] = {}
+    if _OPTION.match(text):
+        options = {key: re.sub(r"\\(.)", r"\1", _bare(value)) for key, value in _OPTION.findall(text)}
+    else:
+        try:
+            url = urlsplit(text)
+            found["port"] = str(url.port or "")
+        except ValueError:
+            return {}
+        if not url.scheme.startswith("postgres"):
+            return {}
+        found["host"] = unquote(url.hostname or "")
+        found["name"] = unquote(url.path.lstrip("/"))
+        found["user"] = unquote(url.username or "")
+        found["password"] = unquote(url.password or "")
+        options = {key: values[-1] for key, values in parse_qs(url.query).items()}
+    found.update(options)
+    found.update({"name": options["dbname"]} if "dbname" in options else {})
+    return {key: found[key] for key in _NAMES if found.get(key)}
+
+
+def _bare(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == "'" else value

@@ -53,13 +53,27 @@ class Watch:
             if namespace not in tables:
                 tables[namespace] = proc.tcp_table(pid)
             for fd, inode in sorted(fds.items()):
-                row = tables[namespace].get(inode)
+                row = tables[namespace].get(inode) or self._reset(pid, fd)
                 if row and self._is_database(row):
                     rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
         self.samples.append(
             {"moment": moment, "second": round(time.monotonic() - self.started, 3), "sockets": rows}
         )
         return rows
+
+    def _reset(self, pid: int, fd: int) -> Optional[dict[str, Any]]:
+        """A TCP socket that the kernel no longer lists was reset; with whom it was can only be supposed."""
+        try:
+            copy = duplicate(pid, fd)
+        except OSError:
+            return None
+        with copy:
+            if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
+                return None
+            if copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != _CLOSED or not self.peers:
+                return None
+        counts = {"recv_q": 0, "send_q": 0, "retransmits": 0, "probes": 0}
+        return {"local": f"?:{fd}", "peer": self.peers[0], "state": "RESET", "timer": "off", **counts}
 
     def _is_database(self, row: dict[str, Any]) -> bool:
         if row["state"] == "LISTEN":
@@ -85,7 +99,7 @@ class Watch:
             try:
                 here = {"pid": row["pid"], "fd": row["fd"]}
                 options.append({**here, **live_options(copy)})
-                if row["recv_q"] or row["state"] in ("CLOSE-WAIT", "CLOSE"):
+                if row["recv_q"] or row["state"] in ("CLOSE-WAIT", "CLOSE", "RESET"):
                     words.append({**here, "local": row["local"], "peer": row["peer"], **last_words(copy)})
             finally:
                 copy.close()
@@ -176,7 +190,11 @@ def last_words(copy: socket.socket) -> dict[str, Any]:
 
 
 def interpret(unread: bytes) -> dict[str, Any]:
-    """Unread bytes as kind, sqlstate and message. Bytes that are no protocol (TLS) keep only their size."""
+    """Unread bytes as kind, sqlstate and message. Bytes that are no protocol (TLS) keep only their size.
+
+    The last message with an SQLSTATE counts. A crash or an immediate shutdown is announced in a notice
+    (57P02, 57P01); every other notice is no ending.
+    """
     result: dict[str, Any] = {
         "kind": "bytes" if unread else "fin",
         "sqlstate": None,
@@ -184,12 +202,11 @@ def interpret(unread: bytes) -> dict[str, Any]:
         "bytes": len(unread),
     }
     for kind, payload in read_messages(unread):
-        if kind == b"E":
-            fields: dict[str, Optional[str]] = dict(parse_error_fields(payload))
-            return {
-                **result,
-                "kind": "error",
-                "sqlstate": fields.get("sqlstate"),
-                "message": fields.get("message"),
-            }
+        if kind not in (b"E", b"N"):
+            continue
+        fields = parse_error_fields(payload)
+        sqlstate = fields["sqlstate"]
+        ending = kind == b"E" or (sqlstate or "").startswith("57P")
+        if ending and (sqlstate or not result["sqlstate"]):
+            result.update(kind="error", sqlstate=sqlstate, message=fields["message"])
     return result

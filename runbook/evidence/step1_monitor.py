@@ -17,9 +17,10 @@ def monitor_facts(pool: Optional[dict[str, Any]], log: Optional[dict[str, Any]])
     what was read. ``lines``: how often the monitor reported there. ``newest``: time of its newest line.
     """
     beats = [
-        process["status"]["monitor"]["alive"]
+        monitor["alive"] is True
         for process in (pool or {}).get("processes", [])
-        if process.get("status") and "monitor" in process["status"]
+        for monitor in [(process.get("status") or {}).get("monitor")]
+        if isinstance(monitor, dict) and "alive" in monitor
     ]
     counts = (log or {}).get("counts", {})
     return {

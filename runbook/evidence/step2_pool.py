@@ -9,6 +9,7 @@ unread, and the other views decide.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from pathlib import Path
@@ -27,6 +28,14 @@ def sockets_of(pids: list[int], directories: list[str]) -> dict[int, str]:
             if path.is_socket():
                 found.setdefault(pid, str(path))
     return found
+
+
+def _finite(text: str) -> float:
+    """A number of JSON. Raises ValueError for what Python reads and JSON cannot tell."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
             received += part
             if len(received) > _MOST_BYTES:
                 raise ValueError(f"an answer of more than {_MOST_BYTES} bytes")
-    answer = json.loads(received)
+    answer = json.loads(received, parse_float=_finite, parse_constant=_finite)
     if not isinstance(answer, dict):
         raise ValueError("the answer is not a JSON object")
     return answer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
+from ..common.clock import seconds_of
 from .facts import IDLE_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
 
 
@@ -283,7 +284,10 @@ def nothing_listens(facts: Facts) -> Answer:
     port = whole((facts.process or {}).get("port"))
     if facts.listening:
         return no("process", f"port {port} is listened on")
-    return yes("process", f"nothing listens on port {port}; {text(facts.service.get('why'))}")
+    words = f"nothing listens on port {port}; {text(facts.service.get('why'))}"
+    if facts.processes:
+        return Answer(None, f"{words}, and lives: is diagnose_login_url right?", "process")
+    return yes("process", words)
 
 
 def out_of_resources(facts: Facts) -> Answer:
@@ -694,8 +698,9 @@ def own_number_is_wrong(facts: Facts) -> Answer:
         return unread(facts, "log", "what the app says of its pool")
     line = mapping(facts.log.get("pool_line"))
     told = number(line.get("active"))
-    if told is None:
-        return no("log", "the app's log tells no number of its own")
+    at = seconds_of(line.get("at"))
+    if told is None or at is None or (facts.started is not None and at < facts.started):
+        return no("log", "the app's log tells no dated number of this process")
     if facts.held is None:
         return unread(facts, "sockets", "whether the app's own number is true")
     words = f"the app's log says {told:.0f} in use; it has {count(len(facts.held), 'socket')}"

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from .causes import CAUSES, Cause, why_of
 from .conditions import Answer, count, longest_queue, statuses
-from .facts import Facts
+from .facts import Facts, text, whole
 
 UNKNOWN = "unknown"
 
@@ -130,8 +130,19 @@ def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Ve
         why_not=_why_not(judged, None),
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
-        next=["give this run the rights or names that the unread views need (below), and run it again"],
+        next=[
+            _set_right(facts)
+            or "give this run the rights or names that the unread views need, and run it again"
+        ],
     )
+
+
+def _set_right(facts: Facts) -> str:
+    """What to set when the probe does not speak for the app; empty when it does."""
+    wrong = text((facts.login or {}).get("misconfigured"))
+    if not wrong and facts.listening is False and facts.processes:
+        wrong = f"diagnose_login_url: nothing listens on port {whole((facts.process or {}).get('port'))}, and the app lives"
+    return f"set right {wrong}" if wrong else ""
 
 
 def _why_not(judged: list[Judged], cause: Optional[Cause]) -> list[tuple[str, str]]:

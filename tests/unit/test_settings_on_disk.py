@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,11 @@ def running(environment: dict[str, str], directory: Path) -> Iterator[list[dict[
     """A process with this environment, as view `process` describes it."""
     process = subprocess.Popen(["sleep", "60"], env={"PATH": "/usr/bin:/bin", **environment}, cwd=directory)
     try:
+        seen, deadline = Path(f"/proc/{process.pid}/environ"), time.monotonic() + 5
+        while not seen.read_bytes() and time.monotonic() < deadline:
+            time.sleep(
+                0.001
+            )  # Popen returns when exec began; the kernel shows the environment a moment later
         yield [{"pid": process.pid, "directory": str(directory)}]
     finally:
         process.kill()
