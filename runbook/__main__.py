@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any, Optional
 
 from . import __version__
 from .common.documents import schema
@@ -19,7 +20,6 @@ from .report.screen import screen
 from .verdict.causes import CAUSES, IDS
 from .verdict.facts import Facts
 from .verdict.judge import judge
-
 
 # What a report takes from a host's evidence as it stands; a view that is not there is merely unread.
 _IDENTITY = ("run_id", "host", "collected_at")

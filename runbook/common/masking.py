@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Callable, Iterable, Optional
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -23,7 +24,10 @@ SHORTEST_LITERAL = 4
 # of a secret is a secret; in a shorter one it is a word.
 _SHORTEST_CUT = 200
 
-_TELLTALE = r"(?:passw(?:or)?d|passphrase|(?<![a-z])(?:pass|pwd)(?![a-z])|secret|token|api[_-]?key|credential)[\w-]{0,64}"
+_TELLTALE = (
+    r"(?:passw(?:or)?d|passphrase|(?<![a-z])(?:pass|pwd)(?![a-z])|secret|token|api[_-]?key|credential)"
+    r"[\w-]{0,64}"
+)
 # A word as a shell reads it: pieces in quotes and bare ones. A quote that is not closed ends with its line.
 _VALUE = r"""(?:'(?:[^'\\\r\n]|\\.?)*'?|"(?:[^"\\\r\n]|\\.?)*"?|[^\s,;&'"}\])]+)+"""
 _CLOSED = r"(?:\\*[\"'])?[ \t]*"  # what stands between a key and its = or :, also in JSON within JSON
@@ -54,8 +58,8 @@ _SHAPES: list[tuple[re.Pattern[str], str]] = [
     ),
 ]
 
-# As PostgreSQL reads it, with standard_conforming_strings on. What is not closed goes to the end: pg_stat_activity
-# cuts queries. So does a comment within a comment, which a regular expression cannot follow.
+# As PostgreSQL reads it, with standard_conforming_strings on. What is not closed goes to the end, for
+# pg_stat_activity cuts queries; so does a comment within a comment, which no regular expression can follow.
 _SQL = re.compile(
     r"""
       (?P<comment>--[^\n]*|/\*(?:(?!/\*).)*?\*/|/\*.*\Z)
@@ -76,10 +80,10 @@ _SQL = re.compile(
 # the role the verdict.
 _OWN_KEY = re.compile(r"[a-z][a-z_]*")
 _OWN_VALUE = re.compile(r"[A-Za-z_][\w-]*|\d{4}-\d\d-\d\dT[\d:.]+Z")
-_FIELDS_OF_WORDS = frozenset(
-    "state kind phase timer moment active result unit_file severity"
-    " user role name database sslmode collected_at started_at".split()
-)
+_FIELDS_OF_WORDS = {
+    *("state", "kind", "phase", "timer", "moment", "active", "result", "unit_file", "severity"),
+    *("user", "role", "name", "database", "sslmode", "collected_at", "started_at"),
+}
 
 
 class Masker:

@@ -63,7 +63,7 @@ _POOL_LINE = re.compile(
     r"pool (?:status|usage): (?:(\d{1,9})/(\d{1,9})"
     r"|\{[^{}]{0,80}'maxconn': (\d{1,9})[^{}]{0,200}'active_connections': (\d{1,9}))"
 )
-_LONGEST_LINE = 4096
+_LONGEST_LINE = 4096  # characters; of a longer line the ends are searched
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
 )
@@ -183,6 +183,9 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
     pool_line: Optional[dict[str, Any]] = None
     at: Optional[float] = None
     reached = False
+    # Most patterns are nowhere in a log; those need not be searched in each of its lines.
+    whole = "\n".join(map(_ends, lines)).lower()
+    likely = [(name, pattern) for name, pattern in PATTERNS.items() if pattern.search(whole)]
     for line in lines:
         own = line_time(line)
         at = own if own is not None else at
@@ -190,7 +193,7 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
             reached = reached or at is not None
             continue
         lower = _ends(line).lower()
-        for name in [name for name, pattern in PATTERNS.items() if pattern.search(lower)]:
+        for name in [name for name, pattern in likely if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
             samples[name] = line.strip()[:300]
             if at is not None:

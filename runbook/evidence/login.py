@@ -22,9 +22,8 @@ from urllib.parse import quote, urlsplit
 from ..common.clock import rfc3339
 
 ATTEMPT_SECONDS = 5.0
-MOST_ROUNDS = (
-    30  # enough for a pool of 50 in each worker, at two logins for each; the deadline may end it earlier
-)
+# Enough for a pool of 50 in each worker, at two logins for each; the deadline may end it earlier.
+MOST_ROUNDS = 30
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _NOT_THE_LOGIN = {400, 404, 405, 415, 422, 429}
 

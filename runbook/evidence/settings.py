@@ -35,8 +35,11 @@ _TELLING = re.compile(
     r"^(?:POSTGRES|PG|DB|DATABASE|SQLALCHEMY)_?(?:(?:POOL|KEEPALIVES|TCP|MAX|MIN)\w*|CONNECT\w*TIMEOUT)$"
     r"|^WEB_CONCURRENCY$"
 )
+# PWD, the directory, is none: masking it would take every path out of the evidence.
 _SECRET = re.compile(
-    r"pass|pwd|secret|token|key|credential|dsn|url|uri|cookie|salt|connection$|conn\w*str", re.IGNORECASE
+    r"passw|passphrase|_pass$|_pwd$|secret|token|key|credential|dsn|url|uri|cookie|salt"
+    r"|connection$|conn\w*str",
+    re.IGNORECASE,
 )
 # One key=value of libpq's connection string; the value may stand in single quotes.
 _OPTION = re.compile(r"\b(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)")
@@ -191,8 +194,7 @@ def _dsn(text: str) -> dict[str, str]:
         found["user"] = unquote(url.username or "")
         found["password"] = unquote(url.password or "")
         options = {key: values[-1] for key, values in parse_qs(url.query).items()}
-    found.update(options)
-    found.update({"name": options["dbname"]} if "dbname" in options else {})
+    found.update(options, name=options.get("dbname") or found.get("name", ""))
     return {key: found[key] for key in _NAMES if found.get(key)}
 
 
