@@ -195,7 +195,7 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
         lower = _ends(line).lower()
         for name in [name for name, pattern in likely if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
-            samples[name] = line.strip()[:300]
+            samples[name] = line.strip()[:_LONGEST_LINE]  # masked first, and cut after that
             if at is not None:
                 first.setdefault(name, rfc3339(at))
                 last[name] = rfc3339(at)

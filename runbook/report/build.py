@@ -31,7 +31,10 @@ def login_round(one: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def outcome(
-    before: Optional[dict[str, Any]], after: Optional[dict[str, Any]], cause: str, new_ok: Optional[bool] = None
+    before: Optional[dict[str, Any]],
+    after: Optional[dict[str, Any]],
+    cause: str,
+    new_ok: Optional[bool] = None,
 ) -> str:
     """What the user's path says: healthy, restored, not_restored or unknown.
 

@@ -141,7 +141,8 @@ def _set_right(facts: Facts) -> str:
     """What to set when the probe does not speak for the app; empty when it does."""
     wrong = text((facts.login or {}).get("misconfigured"))
     if not wrong and facts.listening is False and facts.processes:
-        wrong = f"diagnose_login_url: nothing listens on port {whole((facts.process or {}).get('port'))}, and the app lives"
+        url, port = text((facts.login or {}).get("url")), whole((facts.process or {}).get("port"))
+        wrong = f"diagnose_login_url ({url}): nothing listens on port {port}, and the app lives"
     return f"set right {wrong}" if wrong else ""
 
 
