@@ -55,9 +55,9 @@ evidence:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.runbook.evidence.collect import Unread, read  # noqa: E402
+from ..module_utils.runbook.evidence.collect import Unread, read
 
 ARGUMENTS = {
     "run_id": {"type": "str", "required": True},

@@ -28,11 +28,11 @@ running: {description: Whether the unit has a main process., returned: always, t
 differs: {description: Names of variables and files that the process has not., returned: always, type: list, elements: str}
 """
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.runbook.evidence import proc, process, settings  # noqa: E402
+from ..module_utils.runbook.evidence import proc, process, settings
 
 ARGUMENTS = {
     "unit": {"type": "str", "required": True},

@@ -49,9 +49,9 @@ act:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.runbook.act.service import act  # noqa: E402
+from ..module_utils.runbook.act.service import act
 
 ARGUMENTS = {
     "action": {"type": "str", "choices": ["start", "restart"], "required": True},

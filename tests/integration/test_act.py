@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -136,19 +137,21 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn({[str(Path(sys.executable).with_nam
         watchdog = threading.Timer(90, lambda: os.killpg(person.pid, signal.SIGKILL))
         watchdog.start()
         try:
-            while b"yes or no" not in seen:
-                part = os.read(person.stdout.fileno(), 65536)
-                assert part, seen.decode()
-                seen += part
-            person.stdin.write(b"no\n")
-            person.stdin.flush()
-            seen += person.communicate()[0]
+            while True:
+                if select.select([person.stdout], [], [], 0.5)[0]:
+                    part = os.read(person.stdout.fileno(), 65536)
+                    if not part:
+                        break
+                    seen += part
+                elif b"yes or no" in seen:  # again and again: what is typed before it listens is thrown away
+                    person.stdin.write(b"no\n")
+                    person.stdin.flush()
         finally:
             watchdog.cancel()
             with suppress(ProcessLookupError):
                 os.killpg(person.pid, signal.SIGKILL)
             person.wait()
-    assert person.returncode != 0
+    assert person.returncode != 0, seen.decode()
     report = json.loads((tmp_path / "reports/latest/hosts/web-1.json").read_text())
     assert report["actions"][0]["result"] == "refused"
     assert "did not say yes" in report["actions"][0]["why"]
