@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 
 from runbook.common.clock import seconds_of
 from runbook.common.documents import SCHEMAS, schema
+from runbook.report.causes_page import causes_page
 from runbook.verdict.causes import CAUSES, IDS
 from runbook.verdict.judge import judge
 from tests.unit.incidents import TABLE, healthy
@@ -443,3 +444,8 @@ def test_a_schema_takes_no_time_that_is_none(moment: str) -> None:
     host = healthy().host
     host["collected_at"] = moment
     assert not Draft202012Validator(schema("host-evidence")).is_valid(host)
+
+
+def test_the_page_of_the_causes_says_what_the_table_says() -> None:
+    """`make docs` writes it."""
+    assert (ROOT / "docs" / "causes.md").read_text() == causes_page()
