@@ -168,9 +168,9 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     rows = watch[0].samples[0]["sockets"] if words else []
 
     new = Job(_CONNECT + 1, lambda: _connect(config))
-    probe = Job(
-        min(_LOGIN, end - 4 - time.monotonic()), lambda: _login(request, processes, len(rows), end - 4)
-    )
+    left = min(_LOGIN, end - 4 - time.monotonic())
+    probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
+    probe = Job(left, lambda: _login(request, processes, len(rows), probed))
     if words:
         time.sleep(0.25)  # the moment is "while logins are under way"; there is no event for it
         Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()

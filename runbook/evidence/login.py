@@ -170,6 +170,7 @@ def collect(probe: Probe, attempts: int, dead_connections: int, deadline: float)
         misconfigured = probe.misconfigured(rounds[-1]["by_status"])
         if rounds[-1]["ok"] or misconfigured or rounds[-1]["by_status"].get("refused") == attempts:
             break
-        if (before and before >= dead_connections) or time.monotonic() + ATTEMPT_SECONDS > deadline:
+        # A round ends half a second after its attempts; one that could not end in time is not begun.
+        if (before and before >= dead_connections) or time.monotonic() + ATTEMPT_SECONDS + 0.5 > deadline:
             break
     return {"kind": probe.kind, "url": probe.url, "rounds": rounds, "misconfigured": misconfigured}

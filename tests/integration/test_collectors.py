@@ -173,6 +173,7 @@ def test_an_app_that_is_stopped(lab: Lab) -> None:
 
 def test_a_server_that_is_stopped(lab: Lab) -> None:
     """The kernel accepts for it, and nobody reads the startup packet."""
+    lab.heal()  # a pool of its own: logins that an earlier test left waiting may hold its connections still
     postmaster = lab.server.postmaster_pid
     with stopped(postmaster):
         views = trip(lab, login_attempts=1)  # more would need connections that the pool does not have
