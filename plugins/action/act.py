@@ -33,15 +33,15 @@ class ActionModule(ActionBase):
         result["changed"] = False
         if seen is None:
             return result
-        action = self._decide(run, host, seen, variables)
+        action = self._decide(run, host, seen)
         if action["result"] == "go":
-            action = self._go(run, host, seen, action, variables)
+            action = self._go(run, host, action, variables)
             result["changed"] = action["result"] in ("done", "failed")
         run.note(f"actions/{file_name(host)}.json", action)
         result["action"] = {key: action[key] for key in ("action", "result", "why")}
         return result
 
-    def _decide(self, run: Run, host: str, seen: Judged, variables: dict[str, Any]) -> dict[str, Any]:
+    def _decide(self, run: Run, host: str, seen: Judged) -> dict[str, Any]:
         """``go``, or what the report will say instead."""
         verdict, facts, arguments = seen.verdict, Facts(seen.host, seen.database), self._task.args
         wanted = verdict.action
@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
             return {**action, "why": f"{words}; this run only reads"}
         if action["action"] == "none":
             return {**action, "result": "done" if verdict.action == "none" else "refused"}
-        refusal = self._refusal(run, facts, action, variables)
+        refusal = self._refusal(run, facts, action)
         if refusal:
             return {**action, "why": refusal}
         if self._task.check_mode:
@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
             return self._ask(run, host, action)
         return {**action, "result": "go"}
 
-    def _refusal(self, run: Run, facts: Facts, action: dict[str, Any], variables: dict[str, Any]) -> str:
+    def _refusal(self, run: Run, facts: Facts, action: dict[str, Any]) -> str:
         """The first precondition that does not hold, in words; empty when all do."""
         arguments = self._task.args
         if arguments["restart"] == "never":
@@ -120,9 +120,7 @@ class ActionModule(ActionBase):
             return {**action, "result": "go"}
         return {**action, "why": "the person at the terminal did not say yes"}
 
-    def _go(
-        self, run: Run, host: str, seen: Judged, action: dict[str, Any], variables: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _go(self, run: Run, host: str, action: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         arguments = self._task.args
         name = f"evidence/{file_name(host)}.json"
         digest = run.digest(

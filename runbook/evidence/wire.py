@@ -485,7 +485,7 @@ class Connection:
             raise self.failure("protocol", str(error)) from error
 
     def _authenticate(self, target: Target, payload: bytes, scram: Optional[_Scram]) -> Optional[_Scram]:
-        """One AuthenticationXXX message; the SCRAM exchange under way, if there is one."""
+        """One message of authentication; the SCRAM exchange under way, if there is one."""
         (code,), rest = struct.unpack_from("!I", payload), payload[4:]
         if code == 0:
             if scram is not None and not scram.verified:
