@@ -54,10 +54,13 @@ integration: .venv/test ## real PostgreSQL, real app, real faults
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule
 
+interruptions: .venv/test ## interrupt rollouts on real hosts at every point (about an hour)
+	@INTERRUPTIONS=all $(BIN)/python scripts/molecule rollout
+
 docs: .venv/demo ## write docs/causes.md from the table of causes
 	@$(BIN)/python -c 'from runbook.report.causes_page import causes_page; print(causes_page(), end="")' > docs/causes.md
 
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule docs clean
+.PHONY: help demo test test-fast lint unit integration molecule interruptions docs clean
