@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from tests.lab.apps.guide.backend.services.auth import hash_password
 from tests.lab.postgres import Postgres
-from tests.lab.sick_app.backend.services.auth import hash_password
 
 DATABASE = "odras"
 ROLES = {

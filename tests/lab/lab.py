@@ -36,7 +36,11 @@ from tests.lab.interpreter import interpreter
 from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-SICK_APP = Path(__file__).resolve().parent / "sick_app"
+APPS = Path(__file__).resolve().parent / "apps"
+# What each of the apps imports; the guide's own is the one that everything else starts from.
+PACKAGES = {
+    "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
+}
 START_SECONDS = 45
 LOGIN_SECONDS = 10
 
@@ -51,8 +55,14 @@ class Lab:
 
     pool_maximum = 20
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, app: str = "guide", **settings: object) -> None:
+        """`app`: a directory of tests/lab/apps, for `up`; a lab that is up knows its own.
+
+        settings: further lines of app.env, over those that are always there; for `up` too.
+        """
         self.home = home.absolute()
+        self.kind = app
+        self._settings = settings
         self.inventory = self.home / "inventory.yml"
         self._state = self.home / "state.json"
         if self.exists():
@@ -68,9 +78,11 @@ class Lab:
         """Start everything and wait until a login answers 200. On failure nothing is left behind."""
         if self.exists():
             raise LabError(f"a lab is up already in {self.directory}: `scripts/lab down` ends it")
+        if self.kind not in PACKAGES:
+            raise LabError(f"no app {self.kind!r}; there are: {', '.join(PACKAGES)}")
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Kept from the first moment, so that `down` finds it whatever happens from here on.
-        self._save(directory=str(fresh_directory("odras-")), app_port=free_port())
+        self._save(directory=str(fresh_directory("odras-")), app_port=free_port(), kind=self.kind)
         try:
             self.server.start()
             self._save(password=prepare(self.server))
@@ -142,16 +154,11 @@ class Lab:
         request = urllib.request.Request(
             self.login_url, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        try:
-            # An opener of our own: proxies of the environment are not for 127.0.0.1.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=LOGIN_SECONDS) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return None
+        return self._ask(request, LOGIN_SECONDS)
+
+    def get(self, path: str, seconds: float = LOGIN_SECONDS) -> int | None:
+        """HTTP status of one GET of the app's own pages, e.g. `/api/projects`; None without an answer."""
+        return self._ask(urllib.request.Request(self.url + path), seconds)
 
     def logins(self, count: int) -> list[int | None]:
         """The statuses of `count` logins at the same time."""
@@ -172,11 +179,11 @@ class Lab:
         return len(ended)
 
     def app_pids(self) -> list[int]:
-        """The application's processes: whatever runs `backend.main` in our own directory."""
+        """The application's processes: whatever runs `backend.main` in its directory."""
         found = []
         for pid in account().processes_in(self.app):
             with suppress(OSError):  # ended meanwhile
-                if b"\0backend.main\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"\0backend.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
 
@@ -203,9 +210,25 @@ class Lab:
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _ask(request: urllib.request.Request, seconds: float) -> int | None:
+        try:
+            # An opener of our own: proxies of the environment are not for 127.0.0.1.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=seconds) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return None
+
     def _install(self) -> None:
-        shutil.copytree(SICK_APP, self.app, ignore=shutil.ignore_patterns("__pycache__"))
-        python = interpreter(account(), self.directory / "runtime")
+        # Whatever the app, its directory looks the same: what all of them share, then its own.
+        for source in ("shared", self.kind):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(APPS / source, self.app, ignore=ignore, dirs_exist_ok=True)
+        python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
@@ -216,6 +239,7 @@ class Lab:
             "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
             "POSTGRES_POOL_MIN_CONNECTIONS": 2,
             "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
+            **self._settings,
         }
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
         account().own(self.app)
@@ -276,13 +300,15 @@ class Lab:
     def _load(self) -> None:
         state = json.loads(self._state.read_text())
         self.directory = Path(state["directory"])
+        self.kind = state["kind"]
         self.app_port: int = state["app_port"]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
         self.log = self.app / "odras_app.log"
         self.pid_file = self.app / "odras.pid"
-        self.login_url = f"http://127.0.0.1:{self.app_port}/api/auth/login"
+        self.url = f"http://127.0.0.1:{self.app_port}"
+        self.login_url = f"{self.url}/api/auth/login"
         self.server = Postgres(self.directory / "postgresql")
 
     @staticmethod
@@ -299,12 +325,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("action", choices=["up", "down", "status", "break", "heal"])
     parser.add_argument("fault", nargs="?", help="for break: " + ", ".join(FAULTS))
+    parser.add_argument("--app", choices=sorted(PACKAGES), default="guide", help="for up: which app")
     parser.add_argument("--directory", type=Path, default=ROOT / ".lab", help="where its state is kept")
     given = parser.parse_args(arguments)
     if (given.action == "break") != (given.fault is not None):
         parser.error(f"break, and only break, takes a FAULT, one of: {', '.join(FAULTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `up` cleans up
-    lab = Lab(given.directory)
+    lab = Lab(given.directory, given.app)
     try:
         command = {"up": lab.up, "down": lab.down, "status": lab.status, "heal": lab.heal}
         print(lab.break_(given.fault) if given.fault else command[given.action]())

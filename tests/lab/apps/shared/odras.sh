@@ -24,10 +24,12 @@ start() {
         return
     fi
     python=$(sed -n 's/^ODRAS_PYTHON=//p' app.env)
+    run=$(sed -n 's/^ODRAS_RUN=//p' app.env)
     # A session of its own, so that `stop` can end this group and nothing else; and an environment of its
     # own, so that it starts the same whoever starts it.
+    # shellcheck disable=SC2086 # several words are meant
     setsid env -i PATH="$PATH" HOME="$here" LC_ALL=C.UTF-8 \
-        "${python:-python3}" -m backend.main >>"$log" 2>&1 </dev/null &
+        "${python:-python3}" ${run:--m backend.main} >>"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
     echo "ODRAS started: pid $!"
 }

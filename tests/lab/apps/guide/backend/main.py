@@ -1,7 +1,7 @@
 """ODRAS, as far as people log in to it: `python -m backend.main`."""
 
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Optional
 
 import uvicorn
@@ -80,6 +80,12 @@ def _session(authorization):
     if session is None:
         raise HTTPException(status_code=401, detail="Not authenticated")
     return {**session, "token": token}
+
+
+with suppress(ImportError):  # the lab lays pages beside it that misbehave on request
+    from backend.work import router
+
+    app.include_router(router)
 
 
 if __name__ == "__main__":
