@@ -86,6 +86,7 @@ class ActionModule(ActionBase):
             proof=proof or None,
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
+            earlier=run.earlier(host) if seen.verdict.cause != "healthy" else (),
         )
         run.write(f"hosts/{file_name(host)}.json", report)
         documents.write_text(run.path / file_name(host) / "ticket.md", ticket(report))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..common.clock import rfc3339, seconds_of
 from ..common.documents import file_name
+from .history import DAYS, TIMES
 from .words import MARGIN, WIDTH, clock, columns, duration, heading, login_line, plain, section
 
 VIEWS = {
@@ -46,6 +47,7 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
     out += section("login", [login_line(report["login_before"], report["login_after"])])
     out += section("done", _done(report))
     out += section("holds", _holds(report))
+    out += section("before", before(report))
     out += section("next", report["next"])
     if report["contributing"]:
         out += section("also", [", ".join(report["contributing"])])
@@ -105,6 +107,18 @@ def _holds(report: dict[str, Any]) -> list[str]:
         f"about {duration(seconds)}: it was lost in the {duration(seconds)} since the process started, so expect it"
         f" again near {clock(rfc3339(again))} UTC"
     ]
+
+
+def before(report: dict[str, Any]) -> list[str]:
+    """How often this was seen here, and whether restarting helped; nothing the first time."""
+    told = report["history"]
+    if not told or told["times"] < 2:
+        return []
+    often = f"seen here {told['times']} times, {told['within_days']} in {DAYS} days; last {told['last'][:16].replace('T', ' ')} UTC"
+    if told["restarts"]:
+        often += f"; the login worked after {told['helped']} of {told['restarts']} restarts"
+    cured = report["restart_helps"] and told["within_days"] >= TIMES
+    return [often + (". RESTARTING IS NOT A CURE" if cured else "")]
 
 
 def _steps(report: dict[str, Any]) -> list[str]:
