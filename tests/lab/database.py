@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
+from pathlib import Path
 
 from tests.lab.apps.guide.backend.services.auth import hash_password
 from tests.lab.postgres import Postgres
@@ -44,15 +48,7 @@ def prepare(server: Postgres) -> str:
     The passwords of the roles are in `server.passwords` afterwards; the returned one is the *user's*, for
     the login form, and is made anew each time.
     """
-    for role, attributes in ROLES.items():
-        if role not in server.passwords:
-            server.remember(**{role: secrets.token_urlsafe(18)})
-        if not server.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)):
-            server.sql(f"CREATE ROLE {role} {attributes}")
-        server.sql(f"ALTER ROLE {role} PASSWORD %s", (server.passwords[role],))
-    if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
-        server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
-    server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)
+    _prepare_roles(server)
     server.sql(TABLES, database=DATABASE, user="odras_owner")
     password, salt = secrets.token_urlsafe(12), secrets.token_bytes(16)
     server.sql(
@@ -68,3 +64,43 @@ def prepare(server: Postgres) -> str:
         database=DATABASE,
     )
     return password
+
+
+def prepare_reference(server: Postgres) -> str:
+    """The same for the reference application, whose tables are its own to make; on a new server."""
+    _prepare_roles(server)
+    password = secrets.token_urlsafe(12)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "POSTGRES_HOST": server.host,
+        "POSTGRES_PORT": str(server.port),
+        "POSTGRES_DATABASE": DATABASE,
+        "POSTGRES_USER": "odras_app",
+        "POSTGRES_PASSWORD": server.passwords["odras_app"],
+        "POSTGRES_OWNER_USER": "odras_owner",
+        "POSTGRES_OWNER_PASSWORD": server.passwords["odras_owner"],
+    }
+    for command in (["migrate"], ["add-user", USERNAME]):
+        subprocess.run(
+            [sys.executable, "-m", "runbook.app", *command],
+            cwd=Path(__file__).resolve().parents[2],
+            env=environment,
+            input=password,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    return password
+
+
+def _prepare_roles(server: Postgres) -> None:
+    for role, attributes in ROLES.items():
+        if role not in server.passwords:
+            server.remember(**{role: secrets.token_urlsafe(18)})
+        if not server.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)):
+            server.sql(f"CREATE ROLE {role} {attributes}")
+        server.sql(f"ALTER ROLE {role} PASSWORD %s", (server.passwords[role],))
+    if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
+        server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
+    server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)

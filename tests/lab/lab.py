@@ -30,7 +30,7 @@ import psycopg2
 import yaml
 
 from tests.lab.account import account, fresh_directory
-from tests.lab.database import DATABASE, USERNAME, prepare
+from tests.lab.database import DATABASE, USERNAME, prepare, prepare_reference
 from tests.lab.faults import FAULTS, LabError, wait_until
 from tests.lab.interpreter import interpreter
 from tests.lab.postgres import Postgres, free_port
@@ -40,6 +40,7 @@ APPS = Path(__file__).resolve().parent / "apps"
 # What each of the apps imports; the guide's own is the one that everything else starts from.
 PACKAGES = {
     "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "reference": ("fastapi", "uvicorn", "psycopg2-binary", "argon2-cffi"),
 }
 START_SECONDS = 45
 LOGIN_SECONDS = 10
@@ -82,10 +83,16 @@ class Lab:
             raise LabError(f"no app {self.kind!r}; there are: {', '.join(PACKAGES)}")
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Kept from the first moment, so that `down` finds it whatever happens from here on.
-        self._save(directory=str(fresh_directory("odras-")), app_port=free_port(), kind=self.kind)
+        self._save(
+            directory=str(fresh_directory("odras-")),
+            app_port=free_port(),
+            partner_port=free_port(),
+            kind=self.kind,
+        )
         try:
             self.server.start()
-            self._save(password=prepare(self.server))
+            make = prepare_reference if self.kind == "reference" else prepare
+            self._save(password=make(self.server))
             self._install()
             self.odras("start")
             self._await_login()
@@ -225,9 +232,14 @@ class Lab:
 
     def _install(self) -> None:
         # Whatever the app, its directory looks the same: what all of them share, then its own.
+        ignore = shutil.ignore_patterns("__pycache__")
         for source in ("shared", self.kind):
-            ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(APPS / source, self.app, ignore=ignore, dirs_exist_ok=True)
+        own: dict[str, object] = {}
+        if self.kind == "reference":
+            shutil.copytree(ROOT / "runbook", self.app / "runbook", ignore=ignore)
+            self.status_directory.mkdir()
+            own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
         settings = {
             "ODRAS_PYTHON": python,
@@ -239,6 +251,8 @@ class Lab:
             "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
             "POSTGRES_POOL_MIN_CONNECTIONS": 2,
             "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
+            "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
+            **own,
             **self._settings,
         }
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
@@ -269,6 +283,7 @@ class Lab:
             "diagnose_log": str(self.log),
             "diagnose_environment_file": str(self.app / "app.env"),
             "diagnose_source": [str(self.app / "backend")],
+            "diagnose_status_directories": [str(self.status_directory)],
             # Its own, so that the cool-down of one lab does not hold in the next.
             "diagnose_state_directory": str(self.directory / "state"),
         }
@@ -302,11 +317,13 @@ class Lab:
         self.directory = Path(state["directory"])
         self.kind = state["kind"]
         self.app_port: int = state["app_port"]
+        self.partner_port: int = state["partner_port"]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
         self.log = self.app / "odras_app.log"
         self.pid_file = self.app / "odras.pid"
+        self.status_directory = self.app / "run"
         self.url = f"http://127.0.0.1:{self.app_port}"
         self.login_url = f"{self.url}/api/auth/login"
         self.server = Postgres(self.directory / "postgresql")
