@@ -37,10 +37,16 @@ from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).resolve().parent / "apps"
-# What each of the apps imports; the guide's own is the one that everything else starts from.
+# What each of the apps imports; the guide's own is the one that everything else starts from, the others never
+# heard of this project.
 PACKAGES = {
     "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "psycopg2": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "sqlalchemy": ("fastapi", "uvicorn", "psycopg2-binary", "sqlalchemy", "gunicorn"),
+    "psycopg": ("fastapi", "uvicorn", "psycopg", "psycopg-binary", "psycopg-pool"),
 }
+# The most connections that all processes of an app may have.
+POOL_MAXIMUM = {"guide": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
 START_SECONDS = 45
 LOGIN_SECONDS = 10
 
@@ -52,8 +58,6 @@ class Lab:
     backend/), `log`, `pid_file`, `app_port`, `login_url`, `username`, `password`, `server` (a `Postgres`),
     `inventory` (the file to give to Ansible). Names, paths and ports do not depend on what is broken later.
     """
-
-    pool_maximum = 20
 
     def __init__(self, home: Path, app: str = "guide", **settings: object) -> None:
         """`app`: a directory of tests/lab/apps, for `up`; a lab that is up knows its own.
@@ -229,18 +233,23 @@ class Lab:
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(APPS / source, self.app, ignore=ignore, dirs_exist_ok=True)
         python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
+        template = (self.app / "app.env").read_text()
+        filled = template.format(
+            http_port=self.app_port,
+            host=self.server.host,
+            port=self.server.port,
+            database=DATABASE,
+            user="odras_app",
+            password=self.server.passwords["odras_app"],
+            pool_maximum=self.pool_maximum,
+        )
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
-            "POSTGRES_HOST": self.server.host,
-            "POSTGRES_PORT": self.server.port,
-            "POSTGRES_DATABASE": DATABASE,
-            "POSTGRES_USER": "odras_app",
-            "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
-            "POSTGRES_POOL_MIN_CONNECTIONS": 2,
-            "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
+            **dict(line.split("=", 1) for line in filled.splitlines()),
             **self._settings,
         }
+        (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
         account().own(self.app)
 
@@ -302,6 +311,7 @@ class Lab:
         self.directory = Path(state["directory"])
         self.kind = state["kind"]
         self.app_port: int = state["app_port"]
+        self.pool_maximum = POOL_MAXIMUM[self.kind]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
