@@ -37,11 +37,17 @@ from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).resolve().parent / "apps"
-# What each of the apps imports; the guide's own is the one that everything else starts from.
+# What each of the apps imports; the guide's own is the one that everything else starts from, the others never
+# heard of this project.
 PACKAGES = {
     "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
     "reference": ("fastapi", "uvicorn", "psycopg2-binary", "argon2-cffi"),
+    "psycopg2": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "sqlalchemy": ("fastapi", "uvicorn", "psycopg2-binary", "sqlalchemy", "gunicorn"),
+    "psycopg": ("fastapi", "uvicorn", "psycopg", "psycopg-binary", "psycopg-pool"),
 }
+# The most connections that all processes of an app may have.
+POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
 START_SECONDS = 45
 LOGIN_SECONDS = 10
 
@@ -53,8 +59,6 @@ class Lab:
     backend/), `log`, `pid_file`, `app_port`, `login_url`, `username`, `password`, `server` (a `Postgres`),
     `inventory` (the file to give to Ansible). Names, paths and ports do not depend on what is broken later.
     """
-
-    pool_maximum = 20
 
     def __init__(self, home: Path, app: str = "guide", **settings: object) -> None:
         """`app`: a directory of tests/lab/apps, for `up`; a lab that is up knows its own.
@@ -241,20 +245,25 @@ class Lab:
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
+        template = (self.app / "app.env").read_text()
+        filled = template.format(
+            http_port=self.app_port,
+            host=self.server.host,
+            port=self.server.port,
+            database=DATABASE,
+            user="odras_app",
+            password=self.server.passwords["odras_app"],
+            pool_maximum=self.pool_maximum,
+        )
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
-            "POSTGRES_HOST": self.server.host,
-            "POSTGRES_PORT": self.server.port,
-            "POSTGRES_DATABASE": DATABASE,
-            "POSTGRES_USER": "odras_app",
-            "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
-            "POSTGRES_POOL_MIN_CONNECTIONS": 2,
-            "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
             "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
+            **dict(line.split("=", 1) for line in filled.splitlines()),
             **own,
             **self._settings,
         }
+        (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
         account().own(self.app)
 
@@ -318,6 +327,7 @@ class Lab:
         self.kind = state["kind"]
         self.app_port: int = state["app_port"]
         self.partner_port: int = state["partner_port"]
+        self.pool_maximum = POOL_MAXIMUM[self.kind]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
