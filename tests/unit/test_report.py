@@ -392,7 +392,7 @@ def test_a_clock() -> None:
     [
         ({"500": 8}, "500 in 0.01 s, 8 of 8"),
         ({"401": 7, "500": 1}, "401, 7 of 8; 500, 1 of 8"),
-        ({"timeout": 8}, "no answer within 5 s, 8 of 8"),
+        ({"timeout": 8}, "no answer in time, 8 of 8"),
         ({"refused": 8}, "connection refused, 8 of 8"),
         ({"reset": 4, "500": 4}, "500, 4 of 8; connection reset, 4 of 8"),
         ({}, "nothing"),
