@@ -176,6 +176,7 @@ def _status(options: argparse.Namespace) -> int:
             for path in top.glob(pattern)
         }
     )
+    told = 0
     for path in found:
         try:
             answer = step2_pool.ask(str(path), "status", 2.0)
@@ -184,11 +185,12 @@ def _status(options: argparse.Namespace) -> int:
                 f"pid {answer['pid']}  {counts['used']} of {counts['maximum']} used, {counts['idle']} idle,"
                 f" {counts['waiting']} waiting  {answer['application_name']}  {time.strftime('%H:%M:%S')}"
             )
+            told += 1
         except (OSError, ValueError, KeyError) as error:
             print(f"{path}: {type(error).__name__}: {error}")
     if not found:
         print(f"no status socket pool-PID.sock below {', '.join(str(d) for d in directories)}")
-    return 0 if found else 1
+    return 0 if told else 1
 
 
 if __name__ == "__main__":

@@ -164,8 +164,10 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     follower, log_reason = _follow(request, service)
     source = Job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
     first_view, views["pool"] = looked.view(), pool.view()
-    if views["pool"]["data"] == {"processes": []}:  # read, and there is none: the other views decide
-        views["pool"].update(state="unknown", reason="the app has no status socket")
+    asked = views["pool"]["data"]
+    if asked and not asked["processes"]:  # read, and there is none: the other views decide
+        gone = "".join(f"; {path}: {step2_pool.LEFT_BEHIND}" for path in asked["left_behind"])
+        views["pool"].update(state="unknown", reason=f"the app has no status socket{gone}")
     rows = watch[0].samples[0]["sockets"] if words else []
 
     new = Job(_CONNECT + 1, lambda: _connect(config))
@@ -270,7 +272,7 @@ def _follow(request: dict[str, Any], service: Optional[str]) -> tuple[Optional[F
     try:
         return Follower(request.get("log"), service, request.get("window") or 3600.0), ""
     except OSError as error:
-        return None, f"{request.get('log')}: {error.strerror}"
+        return None, f"diagnose_log: {request.get('log')}: {error.strerror}"
 
 
 def _sockets_view(

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 STATUS = "runbook/status/1"
+LEFT_BEHIND = "a process that is gone left it behind"
 _MOST_BYTES = 4 << 20
 
 
-def sockets_of(pids: list[int], directories: list[str]) -> dict[int, str]:
-    """pid → path of the status socket of each of these processes that has one."""
+def sockets_in(directories: list[str]) -> dict[int, str]:
+    """pid → path of every status socket there is, whether or not that process still lives."""
     found: dict[int, str] = {}
-    for directory in directories:
-        for pid in pids:
-            path = Path(directory) / f"pool-{pid}.sock"
-            if path.is_socket():
-                found.setdefault(pid, str(path))
+    for path in (path for directory in directories for path in sorted(Path(directory).glob("pool-*.sock"))):
+        pid = path.stem.partition("-")[2]
+        if pid.isdigit() and path.is_socket():
+            found.setdefault(int(pid), str(path))
     return found
 
 
@@ -46,7 +46,10 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(seconds)
-        client.connect(path)
+        try:
+            client.connect(path)
+        except ConnectionRefusedError as error:
+            raise ConnectionRefusedError(f"nobody listens there, {LEFT_BEHIND}") from error
         client.sendall(json.dumps({"schema": STATUS, "op": operation}).encode() + b"\n")
         received = b""
         while not received.endswith(b"\n"):
@@ -67,14 +70,29 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
 
 
 def collect(pids: list[int], directories: list[str], seconds: float) -> dict[str, Any]:
-    """The data of view ``pool``: a row for every process that has a status socket."""
-    paths = sockets_of(pids, directories)
+    """The data of view ``pool``: a row for every process that has a status socket; ``left_behind`` are the
+    sockets beside them that nobody serves any more."""
+    found = sockets_in(directories)
     rows = []
-    for pid, path in sorted(paths.items()):
-        row: dict[str, Any] = {"pid": pid, "socket": path, "status": None, "error": None}
+    for pid in sorted(set(found) & set(pids)):
+        row: dict[str, Any] = {"pid": pid, "socket": found[pid], "status": None, "error": None}
         try:
-            row["status"] = ask(path, "status", seconds)
+            row["status"] = ask(found[pid], "status", seconds)
         except (OSError, ValueError) as error:
             row["error"] = f"{type(error).__name__}: {error}"
         rows.append(row)
-    return {"processes": rows}
+    others = [path for pid, path in sorted(found.items()) if pid not in pids]
+    return {"processes": rows, "left_behind": [path for path in others if not _served(path)]}
+
+
+def _served(path: str) -> bool:
+    """Whether anybody listens on a socket; one that may not be asked counts as served."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        try:
+            client.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True

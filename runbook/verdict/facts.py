@@ -188,6 +188,12 @@ class Facts:
         data = mapping(mapping(self._views.get("pool")).get("data"))
         return data.get("processes") == []
 
+    @property
+    def left_behind(self) -> list[str]:
+        """Status sockets of processes that are gone: whoever ends in order removes his."""
+        found = mapping(mapping(self._views.get("pool")).get("data")).get("left_behind")
+        return [text(path) for path in found] if isinstance(found, list) else []
+
     def pool_count(self, name: str) -> Optional[int]:
         """A count of the pool (used, idle, maximum, waiting …), summed over the processes."""
         if self.pool is None:

@@ -60,7 +60,10 @@ def pool(facts: Facts, _: Verdict) -> Found:
         counts = (
             f"{used} of {most} used, {facts.pool_count('idle')} idle, {facts.pool_count('waiting')} waiting"
         )
-        return ("fail" if exhausted.value else "warn" if most and used > 0.8 * most else "ok"), counts
+        killed = ", ".join(facts.left_behind)
+        doubt = killed or (most and used > 0.8 * most)
+        words = f"{counts}; killed or crashed: the process that left {killed} behind" if killed else counts
+        return ("fail" if exhausted.value else "warn" if doubt else "ok"), words
     if exhausted.value is None:
         return "unknown", f"{facts.reason('pool')}; {exhausted.text}"
     if exhausted.value:

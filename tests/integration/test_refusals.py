@@ -418,6 +418,27 @@ def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
     assert any(str(file) in entry["text"] for entry in report["unread"])
 
 
+def test_a_log_that_is_not_there(lab: Lab, tmp_path: Path) -> None:
+    """It is named with where it was set; a working login is not green without it, a failing one not judged."""
+    missing, runs = str(tmp_path / "app.log"), {}
+    file = inventory(lab, tmp_path / "hosts.yml", {"web-1": {"diagnose_log": missing}})
+    for state in ("well", "ill"):
+        if state == "ill":
+            lab.break_("slot_leak")
+        (tmp_path / state).mkdir()
+        with untouched(lab):
+            runs[state] = diagnose(file, tmp_path / state)
+        report = runs[state].report()
+        assert (report["cause"], report["confidence"]) == ("unknown", "unknown")
+        told = {entry["text"] for entry in report["unread"] if entry["view"] == "log"}
+        assert f"diagnose_log: {missing}: No such file or directory" in told
+    assert runs["well"].report()["login_after"]["ok"] is True
+    assert (runs["well"].report()["outcome"], runs["ill"].report()["outcome"]) == ("unknown", "not_restored")
+    for run in runs.values():
+        assert run.status not in (0, None), run.output
+        assert f"diagnose_log: {missing}" in run.words
+
+
 def readable_python() -> str:
     """A Python of the system that every user may run."""
     for path in ("/usr/bin/python3", "/usr/local/bin/python3"):

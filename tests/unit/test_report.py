@@ -294,6 +294,16 @@ def test_the_six_steps_are_there_in_the_guides_order(case: str) -> None:
         assert "observe.yml" in text, "steps 5 and 6 name the command that would do them"
 
 
+def test_a_process_that_died_hard_is_seen_by_the_socket_it_left() -> None:
+    alive = incidents.status_document(1, [incidents.holder(1, 0.1, False)], [])
+    incident = incidents.pool(healthy(), alive)
+    assert report_of(incident)["steps"][1]["status"] == "ok"
+    incident.data("pool")["left_behind"] = ["/run/odras/pool-99.sock"]
+    step = report_of(incident)["steps"][1]
+    assert step["status"] == "warn"
+    assert "killed or crashed: the process that left /run/odras/pool-99.sock behind" in step["summary"]
+
+
 def test_every_view_that_was_not_read_is_in_the_report() -> None:
     lost = ("sockets", "process", "activity")
     report = report_of(unread(healthy(), *lost))
