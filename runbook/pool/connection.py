@@ -62,6 +62,7 @@ class Borrower(NamedTuple):
     line: int
     thread: threading.Thread
     long_lived: str | None
+    stack: list[tuple[str, int, str]] | None  # file, line, function; the innermost last
 
     @property
     def site(self) -> str:
