@@ -168,5 +168,7 @@ class ActionModule(ActionBase):
             "host": host,
             "evidence_sha256": digest,
         }
-        run.audit({**line, **{key: action[key] for key in ("action", "cause", "result", "why")}})
+        run.append(
+            "audit.log", {**line, **{key: action[key] for key in ("action", "cause", "result", "why")}}
+        )
         return action

@@ -52,8 +52,15 @@ class Run:
         """The run that the first play created."""
         told = task_vars.get("ansible_facts", {}).get("runbook_run")
         if not told:
-            raise AnsibleActionFail("no run was begun: start with playbooks/diagnose.yml")
+            raise AnsibleActionFail("no run was begun: start with a playbook of this collection")
         return cls(told["directory"], told["started"])
+
+    @classmethod
+    def begun(cls, task_vars: dict[str, Any]) -> Run:
+        """The run that the first play created; a new one for a role in a play of somebody's own."""
+        if task_vars.get("ansible_facts", {}).get("runbook_run"):
+            return cls.of(task_vars)
+        return cls.create(task_vars.get("diagnose_reports", "reports"))
 
     @property
     def id(self) -> str:
@@ -98,10 +105,7 @@ class Run:
 
     def actions(self) -> dict[str, dict[str, Any]]:
         """What was done in this run, by host."""
-        found = {}
-        for path in (self.path / "actions").glob("*.json"):
-            found[path.stem] = json.loads(path.read_text())
-        return found
+        return self.notes("actions")
 
     def earlier(self, host: str) -> list[dict[str, Any]]:
         """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
@@ -114,9 +118,13 @@ class Run:
                 )
         return found
 
-    def audit(self, line: dict[str, Any]) -> None:
-        """One line in ``audit.log`` beside the runs."""
-        path = self.path.parent / "audit.log"
+    def notes(self, folder: str) -> dict[str, dict[str, Any]]:
+        """The notes of a folder, by host."""
+        return {path.stem: json.loads(path.read_text()) for path in (self.path / folder).glob("*.json")}
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """One line in a log beside the runs: ``audit.log``, ``rollouts.jsonl``."""
+        path = self.path.parent / name
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

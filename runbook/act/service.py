@@ -19,7 +19,7 @@ from ..common.clock import rfc3339, seconds_of
 from ..common.masking import Masker
 from ..evidence import login, proc, process, settings
 
-_POLL = 0.1  # seconds between two looks at /proc; there is no event for "a new process listens"
+_POLL = 0.1  # seconds between two looks; there is no event for "a new process listens"
 _COMMAND_SECONDS = 90.0
 
 
@@ -56,7 +56,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
                 _refuse_bad_configuration(request, masker)
                 _run(request, masker)
                 outcome["after"] = _wait_for_new_processes(request)
-                outcome["login"] = _prove(request)
+                outcome["login"] = prove(request)
                 ready = time.monotonic() - began
                 outcome["why"] = f"ready after {ready:.1f} s"
                 if not outcome["login"]["ok"]:
@@ -81,10 +81,11 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class Lock:
-    """This host's lock. Raises Refused, naming the holder, when somebody else has it."""
+    """This host's lock. Raises Refused, naming the holder, when somebody else has it for ``patience`` seconds."""
 
-    def __init__(self, directory: Path, who: str, run_id: str) -> None:
+    def __init__(self, directory: Path, who: str, run_id: str, patience: float = 0.0) -> None:
         self._directory, self._who, self._run_id = directory, who, run_id
+        self._deadline = time.monotonic() + patience
         self._handle: Optional[int] = None
 
     def __enter__(self) -> Lock:
@@ -98,7 +99,7 @@ class Lock:
                 f"{self._directory}: {error.strerror}; set diagnose_state_directory to one that can be written"
             ) from error
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take(self._handle)
         except BlockingIOError as error:
             holder = process.lock_holder(self._directory) or {}
             os.close(self._handle)
@@ -112,6 +113,16 @@ class Lock:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, json.dumps({**words, "start_ticks": own.get("start_ticks")}).encode(), 0)
         return self
+
+    def _take(self, handle: int) -> None:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= self._deadline:
+                    raise
+            time.sleep(_POLL)  # waiting inside flock would need a signal to end in time
 
     def __exit__(self, *_: object) -> None:
         if self._handle is not None:
@@ -148,7 +159,7 @@ def _refuse_bad_configuration(request: dict[str, Any], masker: Masker) -> None:
     command = request.get("check_config_command")
     if not command:
         return
-    status, words = _call(command, 30.0)
+    status, words = call(command, 30.0)
     if status != 0:
         raise Refused(
             f"the configuration on disk is refused by {command[0]} (exit status {status}): {masker.text(words)[-300:]}"
@@ -159,14 +170,17 @@ def _run(request: dict[str, Any], masker: Masker) -> None:
     command = (
         ["systemctl", request["action"], request["service"]] if request.get("service") else request["command"]
     )
-    status, words = _call(command, _COMMAND_SECONDS)
+    status, words = call(command, _COMMAND_SECONDS)
     if status != 0:
         raise Failed(f"{' '.join(command)}: exit status {status}: {masker.text(words)[-300:].strip()}")
 
 
-def _call(command: list[str], seconds: float) -> tuple[int, str]:
+def call(
+    command: list[str], seconds: float, environ: Optional[dict[str, str]] = None, user: Optional[str] = None
+) -> tuple[int, str]:
     """(exit status, the end of what it printed). Its output goes to a file: a child that it leaves behind
-    may keep that open for ever, where a pipe would be waited for."""
+    may keep that open for ever, where a pipe would be waited for. ``user``: only root can give one."""
+    identity: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(
@@ -178,6 +192,8 @@ def _call(command: list[str], seconds: float) -> tuple[int, str]:
                 check=False,
                 start_new_session=True,
                 cwd="/",
+                env=environ,
+                **identity,
             )
             status = done.returncode
         except subprocess.TimeoutExpired as error:
@@ -218,7 +234,7 @@ def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
     raise Failed(f"not ready within {request['ready_timeout']:.0f} s: {words}")
 
 
-def _prove(request: dict[str, Any]) -> dict[str, Any]:
+def prove(request: dict[str, Any]) -> dict[str, Any]:
     """One login until the app is ready, then a whole round of them."""
     deadline = time.monotonic() + request["ready_timeout"]
     probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
@@ -250,6 +266,11 @@ def _audit(state: Path, request: dict[str, Any], outcome: dict[str, Any]) -> Non
         "after": [row.get("pid") for row in outcome["after"]],
         "login_ok": bool(outcome["login"] and outcome["login"]["ok"]),
     }
+    audit(state, line)
+
+
+def audit(state: Path, line: dict[str, Any]) -> None:
+    """One line in this host's audit log, which everybody may read."""
     handle = os.open(
         state / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
     )

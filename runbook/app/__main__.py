@@ -32,6 +32,11 @@ def main(arguments: Optional[list[str]] = None) -> int:
     add = commands.add_parser("add-user", help="add a user; the password is read from standard input")
     add.add_argument("name", help="1 to 150 characters")
     add.add_argument("--update", action="store_true", help="give an existing user this password")
+    add.add_argument(
+        "--database-password",
+        action="store_true",
+        help="the first line of standard input is POSTGRES_PASSWORD",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "serve":
@@ -40,6 +45,8 @@ def main(arguments: Optional[list[str]] = None) -> int:
             return _check_config(options.env_file)
         if options.command == "migrate":
             return _migrate()
+        if options.database_password:
+            os.environ["POSTGRES_PASSWORD"] = sys.stdin.readline().rstrip("\r\n")
         return _add_user(options.name, options.update)
     except SettingsError as error:
         for problem in error.problems:

@@ -24,6 +24,11 @@ _NUMBERS = {
 _TEXTS = {
     "APP_HOST": ("127.0.0.1", r"\S+", "the address to listen on"),
     "APP_NAME": ("app", r"[A-Za-z0-9._-]{1,32}", "1 to 32 of A-Z a-z 0-9 . _ -"),
+    "APP_DRAIN_FILE": (
+        "",
+        r"(/\S+)?",
+        "an absolute path: while it exists, the app says that it is not ready",
+    ),
     "APP_LOG_LEVEL": ("INFO", "|".join(_LEVELS), f"one of {', '.join(_LEVELS)}"),
 }
 
@@ -40,6 +45,7 @@ class AppSettings:
     drain_seconds: int
     stop_seconds: int
     log_level: str
+    drain_file: str = ""
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> tuple[AppSettings, Settings]:

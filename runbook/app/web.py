@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import anyio
@@ -141,7 +142,8 @@ async def livez() -> dict[str, Any]:
 
 @router.get("/readyz")
 async def readyz(request: Request, service: Here) -> JSONResponse:
-    """Whether it can serve: not told to stop, the database answers in time, the schema is new enough."""
+    """Whether it can serve: not told to stop, the database answers in time, the schema is new enough, and
+    nobody has put a file at APP_DRAIN_FILE to keep it out of traffic."""
     if service.stop_at is not None:
         return _not_ready("draining")
     reason: Optional[str] = f"no answer from the database within {READY_SECONDS:g} s"
@@ -150,6 +152,8 @@ async def readyz(request: Request, service: Here) -> JSONResponse:
         reason = await anyio.to_thread.run_sync(
             _database_problem, service.pool, abandon_on_cancel=True, limiter=request.app.state.probes
         )
+    if reason is None and service.settings.drain_file and Path(service.settings.drain_file).exists():
+        reason = "out of traffic"  # nothing else keeps it from being ready
     return _not_ready(reason) if reason else JSONResponse({"ready": True})
 
 

@@ -1,0 +1,89 @@
+"""Plan or bring into use one host's configuration, and say what happens while it does."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Optional
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.common.documents import file_name
+from ..plugin_utils.run import Run, who
+
+MODULE = "pool.runbook.configuration"
+
+
+def seconds_left(elapsed: float, done: int, wanted: int) -> float:
+    """By what the hosts took so far, also where several are done at once."""
+    return elapsed / done * (wanted - done) if done else 0.0
+
+
+def planned(plan: dict[str, Any]) -> list[str]:
+    """What would be done on a host and why: lines for the screen."""
+    lines = []
+    if plan["interrupted"]:
+        told = plan["interrupted"]
+        lines.append(
+            f"finish or undo: rollout {told['run_id']} by {told['who']} was interrupted (at {told['step']})"
+        )
+    if plan["write"]:
+        lines.append("write: the file on disk is another, see --diff")
+    lines += [f"restart: {words}" for words in plan["restart"]]
+    if plan["start"]:
+        lines.append("start: it does not run")
+    elif plan["write"] and not plan["restart"]:
+        lines.append("no restart: every process has the values")
+    return lines or ["nothing to do: file and processes have the values"]
+
+
+class ActionModule(ActionBase):
+    """Adds who and in which run to the module's request; the run's notes are what the record is made of."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+        """The result of the module; ``act`` and ``problems`` of a plan, ``result`` and ``healthy`` else."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        run, host = Run.begun(variables), variables["inventory_hostname"]
+        operation = self._task.args["operation"]
+        request = {**self._task.args["request"], "operation": operation, "who": who(), "run_id": run.id}
+        hosts = variables["ansible_play_hosts_all"]
+        place = f"host {hosts.index(host) + 1} of {len(hosts)}"
+        if operation == "apply":
+            run.say(host, f"{place} begins")
+            if run.load("begun.json") is None:
+                run.note("begun.json", {"at": time.time()})
+        try:
+            answer = self._execute_module(module_name=MODULE, module_args=request, task_vars=variables)
+        except AnsibleConnectionFailure as error:
+            answer = {
+                "msg": f"the host was lost: {error}; it finishes or undoes by itself, ask with the next run"
+            }
+        told = answer.get("told")
+        if not told:
+            words = (
+                str(answer.get("module_stderr") or answer.get("msg") or "no answer").strip().splitlines()[-1]
+            )
+            told = {"result": "lost", "why": words[:500], "healthy": False, "problems": [words[:500]]}
+            result["failed"] = True
+        result.update({key: answer[key] for key in ("changed", "diff") if key in answer}, told=told)
+        result["ansible_facts"] = run.facts()
+        run.note(f"{operation}/{file_name(host)}.json", {"host": host, **told})
+        if operation == "plan":
+            for words in (*told["problems"], *(planned(told) if "act" in told else ())):
+                run.say(host, words)
+            return result
+        result["failed"] = told["result"] not in ("done", "unchanged")
+        result["msg"] = f"{told['result']}: {told['why']}"
+        run.say(host, self._progress(run, place, told))
+        return result
+
+    @staticmethod
+    def _progress(run: Run, place: str, told: dict[str, Any]) -> str:
+        wanted = sum(bool(plan.get("act")) for plan in run.notes("plan").values())
+        began = (run.load("begun.json") or {}).get("at", time.time())
+        left = seconds_left(time.time() - began, len(run.notes("apply")), wanted)
+        words = f"{place} {told['result']} in {told.get('seconds', 0):.1f} s, about {left:.0f} s left"
+        return words if told["result"] == "done" else f"{words}: {told['why']}"

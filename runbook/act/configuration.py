@@ -1,0 +1,523 @@
+"""An app's configuration brought into use on its host, or everything as it was: one transaction, on the target.
+
+What is *loaded* decides: the values that the running processes tell, not what this run changed. The journal
+beside the environment file is written before anything is touched and removed when all is proven. While it
+is there the host is out of traffic and not done; whoever comes next, after a controller that was killed, a
+lost connection or a power cut, goes on from it: to the values that he brings, or back to those that it keeps.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import re
+import signal
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from ..common.clock import rfc3339
+from ..common.masking import Masker
+from ..evidence import login, new_connection, proc, process, settings, step2_pool
+from ..evidence.wire import WireError
+from .service import Failed, Lock, Refused, audit, call, prove
+
+_HEADER = "# Ansible managed (role rollout of pool.runbook): what is edited here is overwritten.\n"
+_POLL = 0.2  # seconds between two looks; no event tells that a service is ready, or a connection gone
+_ASK, _CONNECT, _CHECK, _RESTART = 2.0, 10.0, 30.0, 120.0  # seconds for one of each
+_DRAINED = "out of traffic"  # what /readyz says when nothing else keeps it from being ready
+_HIDDEN = "(secret)"
+# What the server gives to all pools together; others' sessions are visible to every role, by their owner.
+_HEADROOM = """
+    SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+             - coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::int AS slots,
+           (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid <> r.oid) AS others,
+           r.rolconnlimit AS role_limit,
+           (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit,
+           (SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout') AS idle_milliseconds
+    FROM pg_roles r WHERE r.rolname = current_user"""
+
+Request = dict[str, Any]
+Values = dict[str, str]
+
+
+class Seen(NamedTuple):
+    """The host as it is at one moment."""
+
+    unit: dict[str, str]
+    pid: int  # of the main process; 0 without one
+    environ: Values  # that it was started with
+    pools: list[dict[str, Any]]  # a row for each process with a status socket, see step2_pool
+    journal: Optional[dict[str, Any]]
+    texts: dict[str, Optional[str]]  # path → what is on disk
+
+
+# -- the values ------------------------------------------------------------------------------------------
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """An environment file as systemd reads it. Raises Refused for what one line cannot hold."""
+    for name, value in values.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or re.search(r"[\x00-\x1f]", str(value)):
+            raise Refused(f"{name}: allowed are a variable's name, and a value of one line")
+    quoted = {name: str(value).replace("\\", "\\\\").replace('"', '\\"') for name, value in values.items()}
+    return _HEADER + "".join(f'{name}="{value}"\n' for name, value in sorted(quoted.items()))
+
+
+def parse(texts: Iterable[Optional[str]]) -> Values:
+    """The variables of environment files; a later one overrides."""
+    return {n: e["value"] for text in texts for n, e in settings.parse(text or "", "").items()}
+
+
+def idle_problems(values: Mapping[str, str], cut: float, server_cut: float) -> list[str]:
+    """What of these values outlives a silence of ``cut`` seconds on the path, or ``server_cut`` on the server.
+
+    0 is a cut that is not known.
+    """
+    lifetime, idle = float(values["POSTGRES_POOL_CONNECTION_LIFETIME"]), values["POSTGRES_KEEPALIVES_IDLE"]
+    problems = []
+    for name, seconds in (
+        ("rollout_idle_cut_seconds", cut),
+        ("the server's idle_session_timeout", server_cut),
+    ):
+        if seconds and not 0 < lifetime < seconds:
+            problems.append(
+                f"postgres_pool_connection_lifetime is {lifetime:g}: allowed is more than 0 and less than"
+                f" {seconds:g} s ({name})"
+            )
+    if cut and float(idle) >= cut:
+        problems.append(
+            f"postgres_keepalives_idle is {idle}: allowed is less than {cut:g} s (rollout_idle_cut_seconds)"
+        )
+    return problems
+
+
+def _key(name: str) -> str:
+    """POSTGRES_POOL_MAX_CONNECTIONS → max_connections, as the status has it."""
+    return name.upper().removeprefix("POSTGRES_").removeprefix("POOL_").lower()
+
+
+def _same(one: object, other: str) -> bool:
+    try:
+        return float(str(one)) == float(other)
+    except ValueError:
+        return str(one) == other
+
+
+def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(variable, value of the running pool) where it is another than in ``values``.
+
+    What was changed at run time for a while is passed over: the process itself takes it back.
+    """
+    told = {**{key: status[key] for key in ("host", "port", "database", "user")}, **status["config"]}
+    for override in status["overrides"]:
+        told.pop(_key(override["name"]), None)
+    wanted = {name: value for name, value in values.items() if name.startswith("POSTGRES_")}
+    found = ((name, told.get(_key(name)), value) for name, value in wanted.items())
+    return [(name, str(has)) for name, has, value in found if has is not None and not _same(has, value)]
+
+
+# -- looking ---------------------------------------------------------------------------------------------
+
+
+def _look(request: Request) -> Seen:
+    unit = process.systemd_unit(request["service"])
+    pid = int(unit.get("MainPID") or 0)
+    pids = process.service_pids(unit, None, []) if pid else []
+    texts = {path: _read(path) for path in (request["environment_file"], request["private_file"])}
+    journal = json.loads(_read(_journal(request)) or "null")
+    pools = step2_pool.collect(pids, request["status_directories"], _ASK)["processes"]
+    return Seen(unit, pid, settings.environ(pid) if pid else {}, pools, journal, texts)
+
+
+def _journal(request: Request) -> str:
+    return f"{request['environment_file']}.rollout"
+
+
+def _read(path: str) -> Optional[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _wanted(request: Request) -> dict[str, Optional[str]]:
+    return {
+        request["environment_file"]: render(request["variables"]),
+        request["private_file"]: render(request["secrets"]),
+    }
+
+
+def _values(request: Request) -> Values:
+    return {name: str(value) for name, value in {**request["variables"], **request["secrets"]}.items()}
+
+
+def _stale(request: Request, seen: Seen, values: Values) -> dict[tuple[str, str], list[int]]:
+    """(name, what the process has) → the processes that were not started with, or have not, ``values``."""
+    found: dict[tuple[str, str], list[int]] = {}
+    if not seen.pid:
+        return found
+    kept = ((seen.journal or {}).get("previous") or {}).values()
+    for name in {**parse(seen.texts.values()), **parse(kept), **_values(request), **values}:
+        if seen.environ.get(name) != values.get(name):
+            found.setdefault((name, _shown(request, name, seen.environ.get(name))), []).append(seen.pid)
+    for row in seen.pools:
+        for name, has in pool_differences(row["status"], values) if row["status"] else []:
+            found.setdefault((name, has), []).append(row["pid"])
+    ticks = (proc.stat(seen.pid) or {}).get("start_ticks", 0)
+    for path in request["newer"]:
+        # /proc tells whole ticks since a boot told in whole seconds: a second of doubt counts as newer
+        if Path(path).exists() and Path(path).stat().st_mtime > proc.boot_time() + ticks / proc.TICKS + 1:
+            found.setdefault((path, "an older one"), []).append(seen.pid)
+    return found
+
+
+def _shown(request: Request, name: str, value: Optional[str]) -> str:
+    return "nothing" if value is None else _HIDDEN if name in request["secrets"] else value
+
+
+def _owner(request: Request) -> tuple[int, int]:
+    return 0o640, grp.getgrnam(request["group"]).gr_gid
+
+
+def _differs_on_disk(request: Request, seen: Seen) -> bool:
+    wanted = _wanted(request)
+    if wanted != seen.texts:
+        return True
+    found = {(s.st_mode & 0o7777, s.st_gid, s.st_uid) for s in map(os.stat, wanted)}
+    return found != {(*_owner(request), 0)}
+
+
+def _ready(url: str) -> str:
+    """Why it is not in traffic, in words; empty when it is."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=_ASK + 3):
+            return ""
+    except urllib.error.HTTPError as error:
+        text = error.read(4096).decode("utf-8", "replace")
+        try:
+            return str(json.loads(text)["reason"])
+        except (ValueError, KeyError, TypeError):
+            return f"{url} answers {error.code}"
+    except OSError as error:
+        return f"{url}: {getattr(error, 'reason', error)}"
+
+
+# -- the plan: reads, and changes nothing ----------------------------------------------------------------
+
+
+def plan(request: Request) -> dict[str, Any]:
+    """What ``apply`` would do here and why, and what speaks against it; changes nothing.
+
+    Returns ``{act, write, restart, changes, interrupted, problems, server, connections, slots, others}``;
+    ``restart`` is a list of words, ``changes`` is name → [running value, wanted value].
+    """
+    values = _values(request)
+    masker = Masker(request["secrets"].values())
+    seen = _look(request)
+    known = seen.unit.get("LoadState") == "loaded"
+    stale = _stale(request, seen, values)
+    write = _differs_on_disk(request, seen)
+    restart = [
+        f"{name}: {'process' if len(pids) == 1 else 'processes'} {', '.join(map(str, pids))} has {has}"
+        for (name, has), pids in sorted(stale.items())
+    ]
+    told: dict[str, Any] = {
+        "act": bool(write or stale or seen.journal or not seen.pid),
+        "write": write,
+        "restart": restart,
+        "start": not seen.pid,
+        "changes": {n: [has, _shown(request, n, values.get(n))] for (n, has) in stale},
+        "interrupted": {key: (seen.journal or {}).get(key) for key in ("who", "run_id", "since", "step")}
+        if seen.journal
+        else None,
+        "diff": _diff(request, seen),
+        "server": f"{values['POSTGRES_HOST']}:{values['POSTGRES_PORT']}",
+        "connections": request["workers"] * int(values["POSTGRES_POOL_MAX_CONNECTIONS"]),
+        "slots": None,
+        "others": None,
+        "problems": [],
+    }
+    if not known:
+        if not request["repair"]:
+            told["problems"] = [f"{request['service']} is not on this host: playbooks/site.yml deploys it"]
+        return told
+    told["problems"] = [
+        *_refused_by_the_app(request, values),
+        *_refused_by_the_server(request, values, told),
+        *([] if request["repair"] or seen.journal else _ill(request, seen)),
+    ]
+    told["problems"] = [masker.text(words) for words in told["problems"]]
+    return told
+
+
+def _diff(request: Request, seen: Seen) -> dict[str, str]:
+    """As Ansible shows it; of the file that holds no secret."""
+    path = request["environment_file"]
+    texts = {"before": seen.texts[path] or "", "after": render(request["variables"])}
+    return {**texts, "before_header": path, "after_header": path}
+
+
+def _refused_by_the_app(request: Request, values: Values) -> list[str]:
+    command = request["check_command"]
+    if not command:
+        return []
+    environ = {"PATH": os.environ.get("PATH", os.defpath), **values}
+    try:
+        status, words = call(command, _CHECK, environ, request["group"] if os.geteuid() == 0 else None)
+    except Failed as failed:
+        return [str(failed)]
+    return [f"the app refuses the values: {' '.join(words.split())}"] if status else []
+
+
+def _refused_by_the_server(request: Request, values: Values, told: dict[str, Any]) -> list[str]:
+    """One new connection with the new values; what it learns about the server goes into ``told``."""
+    database, password = settings.database_of(values)
+    deadline = time.monotonic() + _CONNECT
+    data, connection = new_connection.reach(database or {}, password, deadline)
+    if connection is None:
+        error = data["error"] or {"text": "the server wants a password, and none is set"}
+        return [f"a new connection with the new values fails: {error['text']}"]
+    try:
+        row = connection.query(new_connection.bounded(_HEADROOM, deadline - time.monotonic()))[0]
+    except (WireError, IndexError) as error:
+        return [f"the server does not tell its connection slots: {error}"]
+    finally:
+        connection.close()
+    limits = [int(str(row[name])) for name in ("slots", "role_limit", "database_limit")]
+    told["slots"] = min(limit for limit in limits if limit >= 0)
+    told["others"] = int(str(row["others"]))
+    server_cut = int(row["idle_milliseconds"] or 0) / 1000
+    return idle_problems(values, request["idle_cut_seconds"], server_cut)
+
+
+def _ill(request: Request, seen: Seen) -> list[str]:
+    """What keeps this host from being called healthy."""
+    if not seen.pid:
+        return [f"not healthy: {request['service']} does not run"]
+    problems = [_ready(request["ready_url"])]
+    problems += [
+        f"pid {row['pid']} does not tell its pool: {row['error']}" for row in seen.pools if row["error"]
+    ]
+    if request["probe"]:
+        probe = login.Probe(request["login_url"], request["login_username"], request["login_password"])
+        told = probe.round(max(3, 2 * len(seen.pools)))
+        problems.append("" if told["ok"] else f"the login fails: {told['detail']}")
+    return [f"not healthy: {words}" for words in problems if words]
+
+
+# -- the transaction -------------------------------------------------------------------------------------
+
+
+def apply(request: Request) -> dict[str, Any]:
+    """Bring the values into use and prove it, or undo it; never raises for either.
+
+    Returns ``{result: unchanged|done|undone|refused, why, healthy, seconds, diff}``; ``healthy`` is whether the
+    host was proven at the end, and is in traffic unless somebody else had taken it out.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost connection does not end this half way
+    began, state = time.monotonic(), process.state_directory(None)
+    masker = Masker(request["secrets"].values())
+    outcome: dict[str, Any] = {"result": "unchanged", "why": "", "healthy": True}
+    try:
+        with Lock(state, request["who"], request["run_id"], 2 * request["ready_timeout"]):
+            try:
+                _transact(request, outcome)
+            finally:
+                outcome.update(why=masker.text(outcome["why"]), seconds=round(time.monotonic() - began, 3))
+                if outcome["result"] != "unchanged":
+                    line = {key: request[key] for key in ("who", "run_id")}
+                    line.update(at=rfc3339(time.time()), action="rollout", what=request["environment_file"])
+                    audit(state, {**line, "result": outcome["result"], "why": outcome["why"]})
+    except Refused as refused:
+        outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
+    return outcome
+
+
+def _transact(request: Request, outcome: dict[str, Any]) -> None:
+    seen, values = _look(request), _values(request)
+    stale = _stale(request, seen, values)
+    write = _differs_on_disk(request, seen)
+    outcome["diff"] = _diff(request, seen)
+    if seen.pid and not (stale or seen.journal):
+        if write:
+            _write_all(request, _wanted(request))
+            outcome.update(result="done", why="the file on disk was another; every process had the values")
+        return
+    journal = seen.journal or {
+        "who": request["who"],
+        "run_id": request["run_id"],
+        "since": rfc3339(time.time()),
+        "previous": _proven(request, seen),
+        "in_traffic": not Path(request["drain_file"]).exists() if request["drain_file"] else True,
+    }
+    try:
+        _drain(request, seen, journal)
+        _step(request, journal, "write")
+        _write_all(request, _wanted(request))
+        _step(request, journal, "restart")
+        main = _restart(request) if stale or not seen.pid else seen.pid
+        _step(request, journal, "gate")
+        _gate(request, values, main)
+        outcome.update(result="done", why="every process has the values, the app is ready, the login works")
+    except Failed as failed:
+        outcome.update(result="undone", why=str(failed))
+        try:
+            _undo(request, journal)
+        except Failed as worse:
+            back = f"{outcome['why']}; and with its former values: {worse}; it stays out of traffic"
+            outcome.update(healthy=False, why=back)
+            return
+    if journal["in_traffic"] and request["drain_file"]:
+        Path(request["drain_file"]).unlink(missing_ok=True)
+    Path(_journal(request)).unlink()
+
+
+def _proven(request: Request, seen: Seen) -> dict[str, Optional[str]]:
+    """The files that give what runs now: those on disk, unless the process was started with other values."""
+    texts = dict(seen.texts)
+    if not seen.pid:
+        return texts
+    for path, wanted in (
+        (request["environment_file"], request["variables"]),
+        (request["private_file"], request["secrets"]),
+    ):
+        on_disk = parse([texts[path]])
+        if not on_disk or any(seen.environ.get(name) != value for name, value in on_disk.items()):
+            names = {*on_disk, *wanted} & seen.environ.keys()
+            texts[path] = render({name: seen.environ[name] for name in names})
+    return texts
+
+
+def _step(request: Request, journal: dict[str, Any], name: str) -> None:
+    journal["step"] = name
+    _write(_journal(request), json.dumps(journal), 0o600, 0)
+
+
+def _drain(request: Request, seen: Seen, journal: dict[str, Any]) -> None:
+    """Out of traffic: the app says that it is not ready, the balancer notices, what is under way ends."""
+    _step(request, journal, "drain")
+    drain_file = request["drain_file"]
+    if drain_file:
+        words = (
+            f"out of traffic for rollout {journal['run_id']} by {journal['who']} since {journal['since']}\n"
+        )
+        _write(drain_file, words, 0o644, 0)
+    if not seen.pid:
+        return
+    if drain_file and seen.environ.get("APP_DRAIN_FILE") == drain_file:
+        _await(lambda: bool(_ready(request["ready_url"])), _CONNECT, "/readyz still says that it is ready")
+    time.sleep(request["drain_seconds"])  # nothing on this host tells what a balancer has noticed
+    port, deadline = login.port_of(request["ready_url"]), time.monotonic() + request["drain_timeout"]
+    while _connections(port) and time.monotonic() < deadline:  # those left have the app's own time to stop
+        time.sleep(_POLL)
+
+
+def _connections(port: int) -> int:
+    table = proc.tcp_table(os.getpid()).values()
+    return sum(row["state"] == "ESTAB" and row["local"].endswith(f":{port}") for row in table)
+
+
+def _restart(request: Request) -> int:
+    """The new main process."""
+    call(["systemctl", "reset-failed", request["service"]], _CHECK)
+    status, words = call(["systemctl", "restart", request["service"]], _RESTART)
+    if status:
+        raise Failed(
+            f"systemctl restart {request['service']}: {' '.join(words.split())}{_last_words(request)}"
+        )
+    return int(process.systemd_unit(request["service"]).get("MainPID") or 0)
+
+
+def _gate(request: Request, values: Values, main: int) -> None:
+    """Raises Failed unless every process has the values, its pool stands, the app is ready, the login works."""
+    deadline = time.monotonic() + request["ready_timeout"]
+    while True:
+        seen = _look(request)
+        if seen.pid != main or not main:
+            raise Failed(f"the process that was started ended{_last_words(request)}")
+        words = _not_yet(request, seen, values)
+        if not words:
+            break
+        if time.monotonic() >= deadline:
+            raise Failed(f"not ready within {request['ready_timeout']:g} s: {words}")
+        time.sleep(_POLL)
+    told = prove(request)
+    if not told["ok"]:
+        raise Failed(f"the login fails: {told['detail']}")
+
+
+def _not_yet(request: Request, seen: Seen, values: Values) -> str:
+    for (name, has), pids in _stale(request, seen, values).items():
+        return f"pid {pids[0]} has {name} {has}"
+    pools = [row["status"] for row in seen.pools if row["status"]]
+    workers = int(values.get("APP_WORKERS", 1)) if request["status_sockets"] else 0
+    if len(pools) < workers:
+        return f"{len(pools)} of {workers} processes tell their pool"
+    for status in pools:
+        count, least = status["count"], status["config"]["min_connections"]
+        if count["used"] + count["idle"] < least or not status["monitor"]["alive"]:
+            return f"the pool of pid {status['pid']} has {count['idle']} of at least {least} connections"
+    words = _ready(request["ready_url"])
+    return "" if words == _DRAINED else words
+
+
+def _undo(request: Request, journal: dict[str, Any]) -> None:
+    """What ran before runs again, proven; Failed if it does not."""
+    _step(request, journal, "undo")
+    _write_all(request, journal["previous"])
+    if not any(journal["previous"].values()):
+        call(["systemctl", "stop", request["service"]], _RESTART)
+        raise Failed("there are none, it is stopped")
+    values, seen = parse(journal["previous"].values()), _look(request)
+    main = _restart(request) if not seen.pid or _stale(request, seen, values) else seen.pid
+    _gate(request, values, main)
+
+
+def _last_words(request: Request) -> str:
+    """The last line of the app's log."""
+    try:
+        with Path(request["log"]).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((f"; the last line of its log: {line[:300]}" for line in reversed(lines) if line.strip()), "")
+
+
+def _await(holds: Any, seconds: float, words: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() >= deadline:
+            raise Failed(f"{words} after {seconds:g} s")
+        time.sleep(_POLL)
+
+
+def _write_all(request: Request, texts: Mapping[str, Optional[str]]) -> None:
+    for path, text in texts.items():
+        if text is None:
+            Path(path).unlink(missing_ok=True)
+        else:
+            _write(path, text, *_owner(request))
+
+
+def _write(path: str, text: str, mode: int, group: int) -> None:
+    """Whole or not at all, also when the power fails."""
+    directory = Path(path).parent
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{Path(path).name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(handle, mode)
+        os.fchown(handle, 0, group)
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+    Path(temporary).replace(path)
+    above = os.open(directory, os.O_RDONLY)
+    os.fsync(above)
+    os.close(above)
