@@ -41,7 +41,7 @@ APPS = Path(__file__).resolve().parent / "apps"
 PACKAGES = {
     "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
 }
-# Set where the lab has a network of its own, see tests/lab/incidents.py.
+# Set where the lab has a network of its own, see tests/incidents.py.
 ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
 LOGIN_SECONDS = 10
