@@ -48,7 +48,7 @@ PACKAGES = {
 }
 # The most connections that all processes of an app may have.
 POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
-# Set where the lab has a network of its own, see tests/lab/incidents.py.
+# Set where the lab has a network of its own, see tests/incidents.py.
 ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
 LOGIN_SECONDS = 10

@@ -41,6 +41,7 @@ from tests.lab.lab import ALONE, PACKAGES, ROOT, Lab
 RESULTS = ROOT / "bench/results/incidents.json"
 EVIDENCE = RESULTS.with_name("incidents.jsonl.xz")
 RECORDED = ROOT / "tests/evidence"
+WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runbook explain`
 # Judged whole: every verdict has to be decided. Of the others this share, and the rest never wrong.
 OWN_APPS = ("guide", "reference")
 FOREIGN_SHARE = 0.8
@@ -344,6 +345,10 @@ class Harness:
             self.rows.append(row)
             self.evidence[row["evidence_sha256"]] = answer["evidence"]
             print(told(row), flush=True)
+            if trouble(row):
+                name = f"{row['fault']}-{row['app']}.json"
+                print(f"        runbook explain {WRONG.relative_to(ROOT) / name}", flush=True)
+                documents.write_text(WRONG / name, answer["evidence"])
 
 
 def told(row: Row) -> str:
