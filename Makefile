@@ -54,10 +54,14 @@ integration: .venv/test ## real PostgreSQL, real app, real faults
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule
 
+incidents: .venv/test ## every fault in every app, three rounds (ONLY=fault, SEED=n, ROUNDS=n; needs root)
+	@$(BIN)/python scripts/incidents --pairs $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) \
+	  --rounds $(or $(ROUNDS),3)
+
 docs: .venv/demo ## write docs/causes.md from the table of causes
 	@$(BIN)/python -c 'from runbook.report.causes_page import causes_page; print(causes_page(), end="")' > docs/causes.md
 
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule docs clean
+.PHONY: help demo test test-fast lint unit integration molecule incidents docs clean

@@ -18,6 +18,13 @@ PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
+def options(role: str, entry: str) -> dict[str, Any]:
+    """The variables of one entry point of a role of this collection, as its argument spec has them."""
+    loaded = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
+    found: dict[str, Any] = loaded["argument_specs"][entry]["options"]
+    return found
+
+
 def known_variables() -> set[str]:
     """Every variable that the argument specs of this collection's roles know."""
     names: set[str] = set()
@@ -25,6 +32,19 @@ def known_variables() -> set[str]:
         for spec in yaml.safe_load(path.read_text())["argument_specs"].values():
             names |= set(spec.get("options", {}))
     return names
+
+
+def missing_variables(host: str, variables: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """A line for each required variable that a host has not, or has with nothing in it."""
+    lines = []
+    for name, option in wanted.items():
+        if option.get("required") and variables.get(name) in (None, "", []):
+            state = "empty" if name in variables else "not set"
+            where = ", best from a vault" if option.get("no_log") else ""
+            lines.append(
+                f"{host}: {name} is {state}: set it in the inventory{where} ({option['description']})"
+            )
+    return lines
 
 
 def unknown_variables(names: set[str], known: set[str]) -> list[str]:
@@ -82,7 +102,8 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """With ``reports`` a run is begun there; with ``budget`` the pools must fit the server."""
+        """With ``reports`` a run is begun there; with ``budget`` both roles have what they need, and the pools
+        fit the server."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
@@ -104,14 +125,25 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(
                     f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"
                 )
-        servers = groups.get("postgres", [])
-        if self._task.args.get("budget") and servers:
-            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
-            if trouble:
-                raise AnsibleActionFail(trouble)
+        if self._task.args.get("budget"):
+            self._check_provision(apps, groups.get("postgres", []), hostvars)
         result["changed"] = False
         if self._task.args.get("reports"):
             run = Run.create(self._task.args["reports"])
             run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
             result["ansible_facts"] = run.facts()
         return result
+
+    @staticmethod
+    def _check_provision(apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]) -> None:
+        """Refuse what the roles would refuse only after other hosts were touched."""
+        missing = []
+        for hosts, entry in ((servers, "main"), (apps, "client")):
+            wanted = options("postgres", entry)
+            missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
+        if missing:
+            raise AnsibleActionFail("; ".join(missing))
+        if servers:
+            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
+            if trouble:
+                raise AnsibleActionFail(trouble)

@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.build import build, login_round
+from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
@@ -86,9 +87,11 @@ class ActionModule(ActionBase):
             proof=proof or None,
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
+            earlier=run.earlier(host) if seen.verdict.cause != "healthy" else (),
         )
         run.write(f"hosts/{file_name(host)}.json", report)
         documents.write_text(run.path / file_name(host) / "ticket.md", ticket(report))
+        documents.write_text(run.path / file_name(host) / "page.html", page(report))
         return report
 
     @staticmethod

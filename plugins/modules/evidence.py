@@ -19,6 +19,7 @@ options:
   login_username: {description: A user to log in with., type: str}
   login_password: {description: Its password., type: str}
   login_attempts: {description: How many logins at once; 0 for two a process and at least three., type: int, default: 0}
+  login_seconds: {description: How long one login may take., type: float, default: 5.0}
   probe: {description: Whether the login may be tried., type: bool, default: true}
   service: {description: The systemd unit of the app., type: str}
   pid_file: {description: Its pid file., type: path}
@@ -67,6 +68,7 @@ ARGUMENTS = {
     "login_username": {"type": "str"},
     "login_password": {"type": "str", "no_log": True},
     "login_attempts": {"type": "int", "default": 0},
+    "login_seconds": {"type": "float", "default": 5.0},
     "probe": {"type": "bool", "default": True},
     "service": {"type": "str"},
     "pid_file": {"type": "path"},
@@ -100,6 +102,10 @@ def main() -> None:
         required_if=[("read_host", True, ("login_url",))],
     )
     request = dict(module.params)
+    if not 0 < request["login_seconds"] <= 60:
+        module.fail_json(
+            msg=f"diagnose_login_seconds is {request['login_seconds']:g}: wanted is more than 0, at most 60"
+        )
     wanted = request["database"]
     if wanted:
         target = (

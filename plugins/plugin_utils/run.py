@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -18,6 +19,8 @@ from ansible.utils.display import Display
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.words import plain
+
+EARLIER = 100  # runs that are looked through for the same cause
 
 
 class Run:
@@ -98,6 +101,17 @@ class Run:
         found = {}
         for path in (self.path / "actions").glob("*.json"):
             found[path.stem] = json.loads(path.read_text())
+        return found
+
+    def earlier(self, host: str) -> list[dict[str, Any]]:
+        """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
+        runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())
+        found = []
+        for name in [name for name in runs if name < self.id][-EARLIER:]:
+            with contextlib.suppress(OSError, ValueError):
+                found.append(
+                    json.loads((self.path.parent / name / "hosts" / f"{file_name(host)}.json").read_text())
+                )
         return found
 
     def audit(self, line: dict[str, Any]) -> None:

@@ -121,13 +121,14 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     """The evidence document of one app host.
 
     ``request`` holds what the inventory says of the host: ``run_id``, ``host``, ``login_url``,
-    ``login_username``, ``login_password``, ``login_attempts``, ``probe`` (bool), ``service``, ``pid_file``,
-    ``log``, ``environment_file``, ``source`` (list), ``status_directories`` (list), ``state_directory``,
+    ``login_username``, ``login_password``, ``login_attempts``, ``login_seconds`` (more of them make the trip as
+    much longer), ``probe`` (bool), ``service``, ``pid_file``, ``log``, ``environment_file``, ``source`` (list), ``status_directories`` (list), ``state_directory``,
     ``window`` (seconds). None where nothing is set. ``settings_known`` is called as soon as the app's
     settings are.
     """
     began, wall = time.monotonic(), time.time()
-    end = began + TRIP_SECONDS
+    patience = max(0.0, (request.get("login_seconds") or 0.0) - login.ATTEMPT_SECONDS)
+    end = began + TRIP_SECONDS + patience
     masker = Masker([request.get("login_password")])
     views: dict[str, View] = {}
 
@@ -177,7 +178,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     rows = watch[0].samples[0]["sockets"] if words else []
 
     new = Job(_CONNECT + 1, lambda: _connect(config))
-    left = min(_LOGIN, end - 4 - time.monotonic())
+    left = min(_LOGIN + patience, end - 4 - time.monotonic())
     probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
     probe = Job(left, lambda: _login(request, processes, len(rows), probed))
     if not probe.ends_within(0.25):  # the moment is "while logins are under way"; there is no event for it
@@ -260,7 +261,8 @@ def _connect(config: settings.Settings) -> dict[str, Any]:
 def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:
     if not request["probe"]:
         raise Unread("not probed in check mode; -e diagnose_probe_in_check=true allows it")
-    probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
+    user = request.get("login_username"), request.get("login_password")
+    probe = login.Probe(request["login_url"], *user, request.get("login_seconds"))
     attempts = request.get("login_attempts") or max(3, 2 * len(processes))
     return login.collect(probe, attempts, held, end)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..verdict.facts import Facts, mapping, text, whole
 from ..verdict.judge import Verdict
 from ..verdict.steps import steps
+from .history import history
 
 
 def login_of(facts: Facts, index: int) -> Optional[dict[str, Any]]:
@@ -59,9 +61,10 @@ def build(
     proof: Optional[dict[str, Any]],
     evidence: list[dict[str, str]],
     seconds: float,
+    earlier: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report document. ``proof``: the login after an action, as ``login_after``; None without one,
-    then the last round of the evidence is what holds."""
+    then the last round of the evidence is what holds. ``earlier``: the host's reports of earlier runs."""
     facts = Facts(host, database)
     before = login_of(facts, 0)
     after = proof if proof is not None else login_of(facts, -1)
@@ -80,6 +83,8 @@ def build(
         "restart_helps": verdict.restart_helps,
         "action_wanted": verdict.action,
         "holds_seconds": verdict.holds_seconds,
+        "history": history(verdict.cause, host["collected_at"], earlier),
+        "trouble": facts.trouble,
         "contributing": verdict.contributing,
         "why": [{"view": a.view, "text": a.text} for a in verdict.why],
         "why_not": [{"cause": cause, "text": words} for cause, words in verdict.why_not],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ..common.clock import seconds_of
+from ..common.clock import rfc3339, seconds_of
 
 # How long something must last to count as old, in seconds. A request of a web app is over by then.
 OLD_SECONDS = 30.0
@@ -16,6 +16,11 @@ OLD_SECONDS = 30.0
 IDLE_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
+# Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
+FAILURES = (
+    *("login_error", "pool_exhausted", "server_closed", "connection_refused", "too_many_clients"),
+    *("authentication_failed", "starting_up"),
+)
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
 OWN_NAME = "pool-runbook"
 
@@ -304,6 +309,31 @@ class Facts:
         if self.log is None or not self.rounds:
             return None
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
+
+    @property
+    def trouble(self) -> Optional[dict[str, Any]]:
+        """The time of the failing logins that the log tells: ``{first, last, lines, ended}``, or None.
+
+        first, last: RFC 3339. ended: what happened when they stopped, in words; empty while they go on.
+        """
+        log = mapping(self.log)
+        counts = mapping(log.get("counts"))
+        first, last = mapping(log.get("first")), mapping(log.get("last"))
+        names = [name for name in FAILURES if seconds_of(first.get(name)) and seconds_of(last.get(name))]
+        if not names:
+            return None
+        begin, end = min(text(first[name]) for name in names), max(text(last[name]) for name in names)
+        until = seconds_of(end) or 0.0
+        if self.login_fails is not False:
+            ended = ""
+        elif self.started is not None and self.started >= until - 1:
+            ended = f"the app was started at {rfc3339(self.started)[11:19]}"
+        elif self.postmaster_start is not None and (seconds_of(begin) or 0.0) <= self.postmaster_start:
+            ended = f"PostgreSQL was started at {rfc3339(self.postmaster_start)[11:19]}"
+        else:
+            ended = "they ended by themselves"
+        lines = max(whole(counts.get(name)) for name in names)  # one failure may be in several kinds
+        return {"first": begin, "last": end, "lines": lines, "ended": ended}
 
     # D, the database
 

@@ -181,7 +181,14 @@ def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "sessions_terminated":
         return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
     if cause.id == "healthy":
-        return f"login answers {statuses(facts)}"
+        told = facts.trouble
+        broken = (
+            f"; {count(told['lines'], 'error')} in its log from {told['first'][11:19]} to"
+            f" {told['last'][11:19]} UTC: {told['ended']}"
+            if told
+            else ""
+        )
+        return f"login answers {statuses(facts)}{broken}"
     return cause.title
 
 

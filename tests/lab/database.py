@@ -42,15 +42,15 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app
 """
 
 
-def prepare(server: Postgres) -> str:
+def prepare(server: Postgres, password: str = "") -> str:
     """Create what is missing of roles, database, tables and rows; the password of the user `das_service`.
 
     The passwords of the roles are in `server.passwords` afterwards; the returned one is the *user's*, for
-    the login form, and is made anew each time.
+    the login form: the one given, else a new one.
     """
     _prepare_roles(server)
     server.sql(TABLES, database=DATABASE, user="odras_owner")
-    password, salt = secrets.token_urlsafe(12), secrets.token_bytes(16)
+    password, salt = password or secrets.token_urlsafe(12), secrets.token_bytes(16)
     server.sql(
         "INSERT INTO public.users (username, salt, password_hash) VALUES (%s, %s, %s)"
         " ON CONFLICT (username) DO UPDATE SET salt = excluded.salt, password_hash = excluded.password_hash",
@@ -66,10 +66,10 @@ def prepare(server: Postgres) -> str:
     return password
 
 
-def prepare_reference(server: Postgres) -> str:
-    """The same for the reference application, whose tables are its own to make; on a new server."""
+def prepare_reference(server: Postgres, password: str = "") -> str:
+    """The same for the reference application, whose tables are its own to make."""
     _prepare_roles(server)
-    password = secrets.token_urlsafe(12)
+    password = password or secrets.token_urlsafe(12)
     environment = {
         "PATH": os.environ["PATH"],
         "POSTGRES_HOST": server.host,
@@ -80,7 +80,7 @@ def prepare_reference(server: Postgres) -> str:
         "POSTGRES_OWNER_USER": "odras_owner",
         "POSTGRES_OWNER_PASSWORD": server.passwords["odras_owner"],
     }
-    for command in (["migrate"], ["add-user", USERNAME]):
+    for command in (["migrate"], ["add-user", "--update", USERNAME]):
         subprocess.run(
             [sys.executable, "-m", "runbook.app", *command],
             cwd=Path(__file__).resolve().parents[2],
@@ -100,7 +100,7 @@ def _prepare_roles(server: Postgres) -> None:
             server.remember(**{role: secrets.token_urlsafe(18)})
         if not server.sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)):
             server.sql(f"CREATE ROLE {role} {attributes}")
-        server.sql(f"ALTER ROLE {role} PASSWORD %s", (server.passwords[role],))
+        server.sql(f"ALTER ROLE {role} LOGIN PASSWORD %s", (server.passwords[role],))
     if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
         server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
     server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)

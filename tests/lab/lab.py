@@ -3,7 +3,7 @@
     scripts/lab up             start both; writes .lab/inventory.yml for ansible-playbook -i
     scripts/lab status         what runs (does not log in: that would change a broken pool)
     scripts/lab break FAULT    break it for real; without FAULT: the list
-    scripts/lab heal           start what is down, restart the application, prove a login
+    scripts/lab heal           everything as it was after `up`, with an empty log; proves a login
     scripts/lab down           stop everything and remove every trace; may be repeated
 
 No root is needed. Started by root, server and application run as `nobody`.
@@ -37,13 +37,26 @@ from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).resolve().parent / "apps"
-# What each of the apps imports; the guide's own is the one that everything else starts from.
+# What each of the apps imports; the guide's own is the one that everything else starts from, the others never
+# heard of this project.
 PACKAGES = {
     "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
     "reference": ("fastapi", "uvicorn", "psycopg2-binary", "argon2-cffi"),
+    "psycopg2": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "sqlalchemy": ("fastapi", "uvicorn", "psycopg2-binary", "sqlalchemy", "gunicorn"),
+    "psycopg": ("fastapi", "uvicorn", "psycopg", "psycopg-binary", "psycopg-pool"),
 }
+# The most connections that all processes of an app may have.
+POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
+# Set where the lab has a network of its own, see tests/lab/incidents.py.
+ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
 LOGIN_SECONDS = 10
+
+
+def alone() -> bool:
+    """Whether packets may be dropped here: nobody else uses this network."""
+    return ALONE in os.environ
 
 
 class Lab:
@@ -53,8 +66,6 @@ class Lab:
     backend/), `log`, `pid_file`, `app_port`, `login_url`, `username`, `password`, `server` (a `Postgres`),
     `inventory` (the file to give to Ansible). Names, paths and ports do not depend on what is broken later.
     """
-
-    pool_maximum = 20
 
     def __init__(self, home: Path, app: str = "guide", **settings: object) -> None:
         """`app`: a directory of tests/lab/apps, for `up`; a lab that is up knows its own.
@@ -91,9 +102,9 @@ class Lab:
         )
         try:
             self.server.start()
-            make = prepare_reference if self.kind == "reference" else prepare
-            self._save(password=make(self.server))
+            self._save(password=self._prepare())
             self._install()
+            self._keep()
             self.odras("start")
             self._await_login()
             self._write(self.inventory, yaml.safe_dump(self._hosts(), sort_keys=False))
@@ -111,6 +122,7 @@ class Lab:
         """Stop and remove everything, however much of it still lives."""
         if not self.exists():
             return "nothing is up"
+        self.end_others()
         for pid in self.app_pids():
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.app_pids(), "the application is gone")
@@ -136,22 +148,36 @@ class Lab:
         )
 
     def break_(self, name: str) -> str:
-        """Make one fault of `FAULTS`; what was done and seen."""
+        """Make one fault of `FAULTS`; what was done and seen. Another may have been made before it."""
         self._require_up()
         if name not in FAULTS:
             raise LabError(f"no fault {name!r}; there are: {', '.join(FAULTS)}")
         if not (self.server.running() and self.app_pids()):
             raise LabError("it is broken already, something is not running: `scripts/lab heal` first")
+        apps = FAULTS[name].apps
+        if apps and self.kind not in apps:
+            raise LabError(f"{name} is made in {', '.join(apps)} only, and this is {self.kind}")
         return FAULTS[name].make(self)
 
     def heal(self) -> str:
-        """Start the server if it is down, restart the application, wait for a login."""
+        """Undo every fault alike: everything as it was after `up`; wait for a login."""
         self._require_up()
-        if not self.server.running():
-            self.server.start()
-        self.odras("restart")
+        self.end_others()
+        if alone():
+            subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=10)
+        for place in (self.app, self.server.directory):
+            for pid in account().processes_in(place):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        self.odras("stop")
+        self.log.write_bytes(b"")
+        for kept, place in self._kept():
+            shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
+        self.server.heal()
+        self._prepare()
+        self.odras("start")
         self._await_login()
-        return f"PostgreSQL runs, the application was restarted, {self.login_url} answers 200"
+        return f"everything is as it was at first, and {self.login_url} answers 200"
 
     # -- what faults and tests need --------------------------------------------------------------------
 
@@ -194,6 +220,51 @@ class Lab:
                     found.append(pid)
         return found
 
+    def configure(self, **settings: object) -> None:
+        """Change lines of app.env (None: leave a line out), as a person does; the application is not told."""
+        file = self.app / "app.env"
+        lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
+        lines.update({name: str(value) for name, value in settings.items()})
+        left = {name: value for name, value in lines.items() if settings.get(name, "") is not None}
+        file.write_text("".join(f"{name}={value}\n" for name, value in left.items()))
+
+    def restart(self) -> None:
+        """Restart the application and wait for a login."""
+        self.odras("restart")
+        self._await_login()
+
+    def other(self, *command: object, **variables: object) -> subprocess.Popen[str]:
+        """Start a program that has nothing to do with the application; `heal` and `down` end it.
+
+        Its standard output is a pipe, so that one can wait for what it says.
+        """
+        self._others.mkdir(exist_ok=True)
+        account().own(self._others)
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self._others,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", **{k: str(v) for k, v in variables.items()}},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **account().run_as(),
+        )
+
+    def end_others(self) -> None:
+        """End what `other` started, and wait until it is gone."""
+        for pid in account().processes_in(self._others):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not account().processes_in(self._others), "the other programs are gone")
+
+    @property
+    def python(self) -> str:
+        """The interpreter that the application runs with; it has psycopg2."""
+        lines = (self.app / "app.env").read_text().splitlines()
+        return next(line.partition("=")[2] for line in lines if line.startswith("ODRAS_PYTHON="))
+
     def odras(self, action: str) -> str:
         """Run `odras.sh ACTION`; its output. LabError if it fails."""
         result = subprocess.run(
@@ -230,6 +301,20 @@ class Lab:
         except OSError:
             return None
 
+    def _prepare(self) -> str:
+        make = prepare_reference if self.kind == "reference" else prepare
+        return make(self.server, getattr(self, "password", ""))
+
+    def _kept(self) -> list[tuple[Path, Path]]:
+        """(copy, file) of what faults may write in."""
+        files = [self.app / "app.env", self.server.data / "pg_hba.conf"]
+        return [(self.directory / f"kept-{file.name}", file) for file in files]
+
+    def _keep(self) -> None:
+        for kept, file in self._kept():
+            kept.touch(mode=0o600)
+            shutil.copyfile(file, kept)
+
     def _install(self) -> None:
         # Whatever the app, its directory looks the same: what all of them share, then its own.
         ignore = shutil.ignore_patterns("__pycache__")
@@ -241,20 +326,25 @@ class Lab:
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
+        template = (self.app / "app.env").read_text()
+        filled = template.format(
+            http_port=self.app_port,
+            host=self.server.host,
+            port=self.server.port,
+            database=DATABASE,
+            user="odras_app",
+            password=self.server.passwords["odras_app"],
+            pool_maximum=self.pool_maximum,
+        )
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
-            "POSTGRES_HOST": self.server.host,
-            "POSTGRES_PORT": self.server.port,
-            "POSTGRES_DATABASE": DATABASE,
-            "POSTGRES_USER": "odras_app",
-            "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
-            "POSTGRES_POOL_MIN_CONNECTIONS": 2,
-            "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
             "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
+            **dict(line.split("=", 1) for line in filled.splitlines()),
             **own,
             **self._settings,
         }
+        (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
         account().own(self.app)
 
@@ -318,6 +408,7 @@ class Lab:
         self.kind = state["kind"]
         self.app_port: int = state["app_port"]
         self.partner_port: int = state["partner_port"]
+        self.pool_maximum = POOL_MAXIMUM[self.kind]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
@@ -327,6 +418,7 @@ class Lab:
         self.url = f"http://127.0.0.1:{self.app_port}"
         self.login_url = f"{self.url}/api/auth/login"
         self.server = Postgres(self.directory / "postgresql")
+        self._others = self.directory / "others"
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

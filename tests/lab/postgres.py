@@ -25,6 +25,8 @@ import psycopg2
 
 from tests.lab.account import account
 
+# Also where a fault made everything read only.
+OPTIONS = "-c statement_timeout=30s -c default_transaction_read_only=off"
 START_SECONDS = 30
 STOP_SECONDS = 30
 POLL_SECONDS = 0.05
@@ -45,6 +47,24 @@ BASE_SETTINGS = {
     "max_wal_size": "128MB",
     "shared_buffers": "32MB",
 }
+
+
+# Every setting and limit of a role or database.
+_RESET_ALL = """
+DO $$ DECLARE one record; BEGIN
+    FOR one IN SELECT rolname, datname FROM pg_db_role_setting
+               LEFT JOIN pg_roles AS r ON r.oid = setrole LEFT JOIN pg_database AS d ON d.oid = setdatabase
+    LOOP
+        IF one.rolname IS NULL THEN EXECUTE format('ALTER DATABASE %I RESET ALL', one.datname);
+        ELSIF one.datname IS NULL THEN EXECUTE format('ALTER ROLE %I RESET ALL', one.rolname);
+        ELSE EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', one.rolname, one.datname);
+        END IF;
+    END LOOP;
+    FOR one IN SELECT rolname FROM pg_roles WHERE rolconnlimit >= 0
+    LOOP EXECUTE format('ALTER ROLE %I CONNECTION LIMIT -1', one.rolname); END LOOP;
+    FOR one IN SELECT datname FROM pg_database WHERE datconnlimit >= 0
+    LOOP EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT -1', one.datname); END LOOP;
+END $$"""
 
 
 def free_port() -> int:
@@ -130,6 +150,18 @@ class Postgres:
         self.stop(mode)
         self.start()
 
+    def heal(self) -> None:
+        """Running, and without anything that ALTER SYSTEM, ROLE or DATABASE changed."""
+        if not self.running():
+            (self.data / "postgresql.auto.conf").write_text("")
+            (self.data / "standby.signal").unlink(missing_ok=True)
+            self.start()
+        self.sql("ALTER SYSTEM RESET ALL")
+        self.sql("SELECT pg_reload_conf()")
+        self.sql(_RESET_ALL)
+        if self.sql("SELECT 1 FROM pg_settings WHERE pending_restart"):
+            self.restart()
+
     def running(self) -> bool:
         """Whether a postmaster runs on our data directory."""
         return self._read_pid() is not None
@@ -202,7 +234,7 @@ class Postgres:
         user: str = "postgres",
     ) -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own, in autocommit; rows, or [] if it returns none."""
-        connection = psycopg2.connect(**self.connection(user, database), options="-c statement_timeout=30s")
+        connection = psycopg2.connect(**self.connection(user, database), options=OPTIONS)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -1,0 +1,1 @@
+"""What breaks between the application and PostgreSQL."""
