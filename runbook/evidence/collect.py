@@ -26,10 +26,12 @@ from . import (
 )
 from .log import Follower
 from .proc import join_address
+from .threads import Looks
 
 # Wall-clock seconds; the whole trip ends within TRIP_SECONDS whatever hangs.
 TRIP_SECONDS = 20.0
 _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
+_LOOK = 2.0
 _CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
 MOST_TEXT = 500  # characters of any one text in the evidence
 _SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
@@ -57,6 +59,10 @@ class Job:
             self._view = view(None, f"{type(error).__name__}: {error}"[:300])
         self._view["seconds"] = round(time.monotonic() - self._began, 3)
         self._done.set()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long at most; whether it has ended."""
+        return self._done.wait(seconds)
 
     def view(self) -> View:
         """The view: what was read, or why not, or that the deadline passed."""
@@ -134,6 +140,9 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     processes = (views["process"]["data"] or {}).get("processes", [])
     pids = [row["pid"] for row in processes]
 
+    looks = Looks(pids, port)
+    Job(_LOOK, lambda: looks.look("before_login")).view()
+
     found: list[settings.Settings] = []
 
     def read_settings() -> Optional[dict[str, Any]]:
@@ -174,10 +183,15 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     left = min(_LOGIN + patience, end - 4 - time.monotonic())
     probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
     probe = Job(left, lambda: _login(request, processes, len(rows), probed))
+    if not probe.ends_within(0.25):  # the moment is "while logins are under way"; there is no event for it
+        Job(_LOOK, lambda: looks.look("during_login")).view()
     if words:
-        time.sleep(0.25)  # the moment is "while logins are under way"; there is no event for it
         Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
+    if not probe.ends_within(_SECOND_LOOK):
+        Job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
+    if views["process"]["data"]:
+        views["process"]["data"]["looks"] = looks.looks
     if words:
         if sockets.suspicious(rows) or sockets.suspicious(watch[0].samples[-1]["sockets"]):
             time.sleep(max(0.0, watch[0].started + _SECOND_LOOK - time.monotonic()))

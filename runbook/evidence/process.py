@@ -17,7 +17,6 @@ _PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState"
 # Where root keeps the lock and the audit log of a host; readable by all, for they hold no secret.
 SYSTEM_STATE = Path("/var/lib/pool-runbook")
 MOST_PROCESSES = 500
-MOST_THREADS = 400
 
 
 def state_directory(named: Optional[str]) -> Path:
@@ -43,7 +42,7 @@ def collect(
         "port": port,
         "listening": listening,
         "processes": processes,
-        "threads": _threads(processes),
+        "looks": [],
         "clocks": {"suspended_seconds": round(max(suspended, 0.0), 3), "booted_at": rfc3339(booted)},
         "lock": next(filter(None, map(lock_holder, places)), None),
         "last_action": next(filter(None, map(last_action, places)), None),
@@ -176,32 +175,6 @@ def _service(
             ),
         )
     return described
-
-
-def _threads(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the kernel has each thread: enough to tell waiting for work from stuck in the network."""
-    rows: list[dict[str, Any]] = []
-    for process in processes:
-        task = proc.PROC / str(process["pid"]) / "task"
-        try:
-            names = os.listdir(task)
-        except OSError:
-            continue
-        for tid in sorted(names, key=int)[: MOST_THREADS - len(rows)]:
-            info = proc.read(task / tid / "stat") or b") ?"
-            rows.append(
-                {
-                    "pid": process["pid"],
-                    "tid": int(tid),
-                    "state": info[info.rindex(b")") + 2 :][:1].decode("ascii", "replace"),
-                    "wchan": (proc.read(task / tid / "wchan") or b"").decode("ascii", "replace"),
-                    "syscall": (proc.read(task / tid / "syscall") or b"")
-                    .decode("ascii", "replace")
-                    .split(" ")[0]
-                    .strip(),
-                }
-            )
-    return rows
 
 
 def lock_holder(directory: Path) -> Optional[dict[str, Any]]:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 STATUS = "runbook/status/1"
 LEFT_BEHIND = "a process that is gone left it behind"
+MOST_STACKS, MOST_FRAMES = 400, 12
 _MOST_BYTES = 4 << 20
+# A frame as the module traceback writes it.
+_FRAME = re.compile(r'^  File "([^"\n]{1,300})", line (\d{1,7}), in (\S{1,100})$', re.MULTILINE)
 
 
 def sockets_in(directories: list[str]) -> dict[int, str]:
@@ -69,15 +73,36 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
     return answer
 
 
+def frames(answer: dict[str, Any]) -> Optional[list[dict[str, Any]]]:
+    """The stacks of an answer as ``{thread, tid, frames}``, each frame ``file:line function``, the innermost
+    first. The lines of code themselves stay where they are: a secret may stand in one."""
+    stacks = answer.get("stacks")
+    if not isinstance(stacks, list):
+        return None
+    return [
+        {
+            "thread": str(one.get("thread")),
+            "tid": one.get("tid") if isinstance(one.get("tid"), int) else None,
+            "frames": [
+                ":".join(found[:2]) + f" {found[2]}" for found in _FRAME.findall(str(one.get("stack")))
+            ][: -MOST_FRAMES - 1 : -1],
+        }
+        for one in stacks[:MOST_STACKS]
+        if isinstance(one, dict)
+    ]
+
+
 def collect(pids: list[int], directories: list[str], seconds: float) -> dict[str, Any]:
     """The data of view ``pool``: a row for every process that has a status socket; ``left_behind`` are the
     sockets beside them that nobody serves any more."""
     found = sockets_in(directories)
     rows = []
     for pid in sorted(set(found) & set(pids)):
-        row: dict[str, Any] = {"pid": pid, "socket": found[pid], "status": None, "error": None}
+        path = found[pid]
+        row: dict[str, Any] = {"pid": pid, "socket": path, "status": None, "stacks": None, "error": None}
         try:
-            row["status"] = ask(found[pid], "status", seconds)
+            row["status"] = ask(path, "status", seconds)
+            row["stacks"] = frames(ask(path, "stacks", seconds))
         except (OSError, ValueError) as error:
             row["error"] = f"{type(error).__name__}: {error}"
         rows.append(row)

@@ -110,6 +110,7 @@ def _holder(lease: Lease, at: Snapshot) -> dict[str, Any]:
         "request_over": borrower.request.over if borrower.request else None,
         "site": borrower.site,
         "thread": borrower.thread.name,
+        "tid": borrower.thread.native_id,
         "age": max(0.0, at.now - lease.since),
         "stack": borrower.stack and "".join(map("{0}:{1} in {2}\n".format, *zip(*borrower.stack))),
         "long_lived": borrower.long_lived,
@@ -128,18 +129,19 @@ def _waiter(waiter: Waiter, at: Snapshot) -> dict[str, Any]:
         "request_id": own.request.id if own.request else None,
         "site": own.site,
         "thread": own.thread.name,
+        "tid": own.thread.native_id,
         "age": max(0.0, at.now - waiter.since),
         "holds": holds,
     }
 
 
 def stacks(_: object) -> dict[str, Any]:
-    """What every thread of this process does at the moment: `{thread, stack}`, the innermost call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = [
-        {"thread": names.get(ident, str(ident)), "stack": "".join(traceback.format_stack(frame))}
-        for ident, frame in sys._current_frames().items()
-    ]
+    """What every thread of this process does at the moment: `{thread, tid, stack}`, the innermost call last."""
+    threads = {thread.ident: (thread.name, thread.native_id) for thread in threading.enumerate()}
+    found = []
+    for ident, frame in sys._current_frames().items():
+        name, tid = threads.get(ident, (str(ident), None))
+        found.append({"thread": name, "tid": tid, "stack": "".join(traceback.format_stack(frame))})
     return {"schema": SCHEMA, "stacks": found}
 
 

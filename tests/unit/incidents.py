@@ -266,7 +266,7 @@ def healthy() -> Incident:
             "unreadable_pids": [],
         },
         "process": {
-            **{"service": service, "port": 8000, "listening": True, "processes": [process], "threads": []},
+            **{"service": service, "port": 8000, "listening": True, "processes": [process], "looks": []},
             "clocks": {"suspended_seconds": 0.0, "booted_at": at(-30 * 24 * HOUR)},
             **{"lock": None, "last_action": None},
         },
