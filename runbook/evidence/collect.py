@@ -91,7 +91,9 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     database = request.get("database")
     if not request["read_host"]:
         if database and not database["target"]:
-            config = settings.collect(request.get("environment_file"), *_service_of(request))
+            port = login.port_of(request["login_url"])
+            unit, pids, _ = process.running(request.get("service"), request.get("pid_file"), port)
+            config = settings.collect(request.get("environment_file"), unit, process.described(pids))
             if not config.database:
                 raise Unread(f"the app's database is not known: {config.reason}")
             database = {**database, "target": config.database, "password": config.password}
@@ -107,14 +109,6 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     host = read_host(request, settings_known)
     jobs = [job for job in (early, *late) if job]
     return {"host": host, "database": jobs[0].view()["data"] if jobs else None}
-
-
-def _service_of(request: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """(properties of the unit, processes) of the request's service."""
-    service = request.get("service")
-    unit = process.systemd_unit(service) if service else {}
-    port = login.port_of(request["login_url"])
-    return unit, process.collect(service, request.get("pid_file"), port, None)["processes"]
 
 
 def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settings], None]) -> dict[str, Any]:
@@ -146,7 +140,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     found: list[settings.Settings] = []
 
     def read_settings() -> Optional[dict[str, Any]]:
-        unit = process.systemd_unit(service) if service else {}
+        unit = process.systemd_unit(service)
         found.append(settings.collect(request.get("environment_file"), unit, processes))
         if found[0].file is None and not found[0].live and not found[0].database:
             raise Unread(found[0].reason)

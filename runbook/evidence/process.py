@@ -30,11 +30,8 @@ def collect(
     service: Optional[str], pid_file: Optional[str], port: Optional[int], state: Optional[str]
 ) -> dict[str, Any]:
     """The data of view ``process``. Reads only; what it may not read is None or ``readable: false``."""
-    booted = proc.boot_time()
-    unit = systemd_unit(service) if service else {}
-    listeners, listening = listeners_of(port)
-    found = service_pids(unit, pid_file, listeners)
-    processes = [p for p in (proc.describe(pid, booted) for pid in found[:MOST_PROCESSES]) if p]
+    unit, found, listening = running(service, pid_file, port)
+    processes = described(found)
     suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     places = [state_directory(state)] if state else [SYSTEM_STATE, state_directory(None)]
     return {
@@ -43,14 +40,35 @@ def collect(
         "listening": listening,
         "processes": processes,
         "looks": [],
-        "clocks": {"suspended_seconds": round(max(suspended, 0.0), 3), "booted_at": rfc3339(booted)},
+        "clocks": {
+            "suspended_seconds": round(max(suspended, 0.0), 3),
+            "booted_at": rfc3339(proc.boot_time()),
+        },
         "lock": next(filter(None, map(lock_holder, places)), None),
         "last_action": next(filter(None, map(last_action, places)), None),
     }
 
 
-def systemd_unit(name: str) -> dict[str, str]:
-    """The properties of a unit that matter here; empty when systemd does not answer within 3 s."""
+def running(
+    service: Optional[str], pid_file: Optional[str], port: Optional[int]
+) -> tuple[dict[str, str], list[int], Optional[bool]]:
+    """(properties of the unit, pids of the service, whether anything listens on ``port``), now."""
+    unit = systemd_unit(service)
+    listeners, listening = listeners_of(port)
+    return unit, service_pids(unit, pid_file, listeners), listening
+
+
+def described(pids: list[int]) -> list[dict[str, Any]]:
+    """Those of the processes that still live, as the view has them."""
+    booted = proc.boot_time()
+    return [one for one in (proc.describe(pid, booted) for pid in pids[:MOST_PROCESSES]) if one]
+
+
+def systemd_unit(name: Optional[str]) -> dict[str, str]:
+    """The properties of a unit that matter here; empty without one, and when systemd does not answer
+    within 3 s."""
+    if not name:
+        return {}
     command = ["systemctl", "show", name, *(f"--property={p}" for p in (*_PROPERTIES, "EnvironmentFiles"))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
