@@ -70,7 +70,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 outcome["login"] = masker.document(outcome["login"])
                 if outcome["result"] != "refused":
-                    outcome["after"] = outcome["after"] or _identities(request)
+                    outcome["after"] = outcome["after"] or identities(request)
                 outcome["seconds"] = round(time.monotonic() - began, 3)
                 _audit(state, request, outcome)
     except Refused as refused:
@@ -138,7 +138,7 @@ def _what(request: dict[str, Any]) -> str:
 
 
 def _refuse_other_processes(request: dict[str, Any]) -> None:
-    if _keys(_identities(request)) != _keys(request["before"]):
+    if _keys(identities(request)) != _keys(request["before"]):
         raise Refused(
             "the processes are not those that the evidence was read from: something restarted them meanwhile; run it again"
         )
@@ -188,7 +188,7 @@ def _call(command: list[str], seconds: float) -> tuple[int, str]:
         return status, output.read().decode("utf-8", "replace")
 
 
-def _identities(request: dict[str, Any]) -> list[dict[str, int]]:
+def identities(request: dict[str, Any]) -> list[dict[str, int]]:
     """(pid, start_ticks) of every process of the service, now."""
     unit = process.systemd_unit(request["service"]) if request.get("service") else {}
     listeners, _ = process.listeners_of(login.port_of(request["login_url"]))
@@ -206,7 +206,7 @@ def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
     old = _keys(request["before"])
     words = "nothing listens on the login's port"
     while time.monotonic() < deadline:
-        now = _identities(request)
+        now = identities(request)
         _, listening = process.listeners_of(login.port_of(request["login_url"]))
         left = old & _keys(now)
         if listening and now and not left:
@@ -232,7 +232,7 @@ def _prove(request: dict[str, Any]) -> dict[str, Any]:
         first = probe.round(1)
     return {
         "kind": probe.kind,
-        **probe.round(request["login_attempts"] or max(3, 2 * len(_identities(request)))),
+        **probe.round(request["login_attempts"] or max(3, 2 * len(identities(request)))),
     }
 
 

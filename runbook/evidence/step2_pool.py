@@ -13,7 +13,7 @@ import math
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 STATUS = "runbook/status/1"
 _MOST_BYTES = 4 << 20
@@ -38,8 +38,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
-    """One question to a status socket, within a wall-clock deadline.
+def ask(path: str, operation: str, seconds: float, more: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    """One question to a status socket, within a wall-clock deadline; ``more`` belongs to the operation.
 
     Raises OSError (nobody listens, no right, no answer in time) or ValueError (no JSON object).
     """
@@ -47,7 +47,7 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(seconds)
         client.connect(path)
-        client.sendall(json.dumps({"schema": STATUS, "op": operation}).encode() + b"\n")
+        client.sendall(json.dumps({**(more or {}), "schema": STATUS, "op": operation}).encode() + b"\n")
         received = b""
         while not received.endswith(b"\n"):
             left = deadline - time.monotonic()
