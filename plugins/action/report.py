@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
@@ -88,6 +87,7 @@ class ActionModule(ActionBase):
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
             earlier=run.earlier(host) if seen.verdict.cause != "healthy" else (),
+            observed=run.load(f"observations/{file_name(host)}.json"),
         )
         run.write(f"hosts/{file_name(host)}.json", report)
         documents.write_text(run.path / file_name(host) / "ticket.md", ticket(report))
@@ -98,9 +98,7 @@ class ActionModule(ActionBase):
     def _show(
         run: Run, reports: list[dict[str, Any]], missing: dict[str, str], document: dict[str, Any]
     ) -> None:
-        latest = run.path.parent / "latest"
-        cwd = Path.cwd()
-        saved = str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
+        saved = run.shown
         run.display.display("")
         if len(reports) + len(missing) > 1:
             run.display.display(fleet_screen(document, reports))

@@ -22,6 +22,8 @@ from ..module_utils.runbook.report.words import plain
 
 EARLIER = 100  # runs that are looked through for the same cause
 
+FEW = 3  # up to so many hosts everything is shown as it happens; above, only what is not as it should be
+
 
 class Run:
     """``reports/<run id>/``: evidence first, then what was done, then the reports.
@@ -66,6 +68,12 @@ class Run:
     def id(self) -> str:
         """The name of the run."""
         return self.path.name
+
+    @property
+    def shown(self) -> str:
+        """Where ``latest`` is, as a person at the controller types it."""
+        latest, cwd = self.path.parent / "latest", Path.cwd()
+        return str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
 
     def facts(self) -> dict[str, Any]:
         """What later tasks need to find the run again."""

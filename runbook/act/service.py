@@ -70,7 +70,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 outcome["login"] = masker.document(outcome["login"])
                 if outcome["result"] != "refused":
-                    outcome["after"] = outcome["after"] or _now(request)[0]
+                    outcome["after"] = outcome["after"] or identities(request)[0]
                 outcome["seconds"] = round(time.monotonic() - began, 3)
                 _audit(state, request, outcome)
     except Refused as refused:
@@ -149,7 +149,7 @@ def _what(request: dict[str, Any]) -> str:
 
 
 def _refuse_other_processes(request: dict[str, Any]) -> None:
-    if _keys(_now(request)[0]) != _keys(request["before"]):
+    if _keys(identities(request)[0]) != _keys(request["before"]):
         raise Refused(
             "the processes are not those that the evidence was read from: something restarted them meanwhile; run it again"
         )
@@ -204,7 +204,7 @@ def call(
         return status, output.read().decode("utf-8", "replace")
 
 
-def _now(request: dict[str, Any]) -> tuple[list[dict[str, int]], Optional[bool]]:
+def identities(request: dict[str, Any]) -> tuple[list[dict[str, int]], Optional[bool]]:
     """((pid, start_ticks) of every process of the service, whether anything listens on the login's port)."""
     port = login.port_of(request["login_url"])
     _, pids, listening = process.running(request.get("service"), request.get("pid_file"), port)
@@ -212,8 +212,8 @@ def _now(request: dict[str, Any]) -> tuple[list[dict[str, int]], Optional[bool]]
     return [{"pid": one["pid"], "start_ticks": one["start_ticks"]} for one in alive], listening
 
 
-def _keys(identities: list[dict[str, Any]]) -> set[tuple[Any, Any]]:
-    return {(row.get("pid"), row.get("start_ticks")) for row in identities}
+def _keys(rows: list[dict[str, Any]]) -> set[tuple[Any, Any]]:
+    return {(row.get("pid"), row.get("start_ticks")) for row in rows}
 
 
 def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
@@ -222,7 +222,7 @@ def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
     old = _keys(request["before"])
     words = "nothing listens on the login's port"
     while time.monotonic() < deadline:
-        now, listening = _now(request)
+        now, listening = identities(request)
         left = old & _keys(now)
         if listening and now and not left:
             return now
@@ -247,7 +247,7 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
         first = probe.round(1)
     return {
         "kind": probe.kind,
-        **probe.round(request["login_attempts"] or max(3, 2 * len(_now(request)[0]))),
+        **probe.round(request["login_attempts"] or max(3, 2 * len(identities(request)[0]))),
     }
 
 

@@ -51,6 +51,8 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "monitor_error": r"error in database monitor",
         "pool_status": r"pool status: \d+/\d+",
         "high_usage": r"high connection pool usage",
+        "acquired": r"acquired backend \d+ by",
+        "returned": r"returned backend \d+ by",
         "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d",
         "server_error": r"http/\d\.\d\"? 5\d\d|internal server error",
         "exception": r"traceback \(most recent call last\)",
@@ -98,26 +100,44 @@ class Follower:
     """One log, remembered before the probe and read after it.
 
     ``path`` is a file; without one the journal of ``unit`` is read. Raises OSError when a named file
-    cannot be read, with the reason in its text.
+    cannot be read, with the reason in its text. ``mark``: that of an earlier follower of the same log, to go
+    on from where it began.
     """
 
-    def __init__(self, path: Optional[str], unit: Optional[str], window_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Optional[str],
+        unit: Optional[str],
+        window_seconds: float,
+        mark: Optional[dict[str, Any]] = None,
+    ) -> None:
         self.path = Path(path) if path else None
         self.unit = unit
         self.window = window_seconds
-        self.began = time.time()
-        self.before = self.path.stat() if self.path else None
+        now = self.path.stat() if self.path else None
+        self.mark = mark or {
+            "at": time.time(),
+            "inode": now.st_ino if now else None,
+            "size": now.st_size if now else None,
+        }
+        self.began: float = self.mark["at"]
+
+    def appended(self) -> str:
+        """What was written since the mark, at most WINDOW_BYTES of it."""
+        if not self.path:
+            return self._journal(self.began)[2]
+        now = self.path.stat()
+        # Another or a shorter file was rotated in: all of it came after.
+        same = now.st_ino == self.mark["inode"] and now.st_size >= self.mark["size"]
+        return _slice(self.path, self.mark["size"] if same else 0, now.st_size)
 
     def data(self) -> dict[str, Any]:
         """The data of view ``log``."""
         since = self.began - self.window
-        if self.path and self.before:
-            now, mark = self.path.stat(), self.before.st_size
-            size = now.st_size
-            if now.st_ino != self.before.st_ino or size < mark:
-                mark = 0  # rotated meanwhile: all of the new file came after
+        if self.path:
+            size = self.path.stat().st_size
             text, whole = _tail(self.path, size, WINDOW_BYTES)
-            appended = _slice(self.path, mark, size)
+            appended = self.appended()
         else:
             text, whole, appended, size = self._journal(since)
         lines = text.splitlines()

@@ -42,8 +42,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
-    """One question to a status socket, within a wall-clock deadline.
+def ask(path: str, operation: str, seconds: float, more: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    """One question to a status socket, within a wall-clock deadline; ``more`` belongs to the operation.
 
     Raises OSError (nobody listens, no right, no answer in time) or ValueError (no JSON object).
     """
@@ -54,7 +54,7 @@ def ask(path: str, operation: str, seconds: float) -> dict[str, Any]:
             client.connect(path)
         except ConnectionRefusedError as error:
             raise ConnectionRefusedError(f"nobody listens there, {LEFT_BEHIND}") from error
-        client.sendall(json.dumps({"schema": STATUS, "op": operation}).encode() + b"\n")
+        client.sendall(json.dumps({**(more or {}), "schema": STATUS, "op": operation}).encode() + b"\n")
         received = b""
         while not received.endswith(b"\n"):
             left = deadline - time.monotonic()

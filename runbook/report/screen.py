@@ -86,6 +86,8 @@ def done(report: dict[str, Any]) -> list[str]:
         verb = {"start": "started", "restart": "restarted"}.get(action["action"], action["action"])
         if action["action"] == "none":
             lines.append(f"nothing. {action['why'][:1].upper()}{action['why'][1:]}")
+        elif action["action"] == "observe" and action["result"] == "done":
+            lines.append(f"observed for {duration(action['seconds'])}: {action['why']}")
         elif action["result"] == "done":
             lines.append(
                 f"{verb} once: pid {pids} -> {fresh}, {action['why']}, {duration(action['seconds'])}"

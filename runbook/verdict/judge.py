@@ -13,6 +13,8 @@ from .conditions import Answer, count, longest_queue, statuses
 from .facts import Facts, text, whole
 
 UNKNOWN = "unknown"
+# Steps 5 and 6 change a running process, so a diagnosis does them only when asked to.
+OBSERVE = "ansible-playbook playbooks/observe.yml"
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Ve
         unread=_unread(still_open),
         next=[
             _set_right(facts)
-            or "give this run the rights or names that the unread views need, and run it again"
+            or "give this run the rights or names that the unread views need, and run it again",
+            f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
+            " does so within this run",
         ],
     )
 
