@@ -40,7 +40,7 @@ def begin(request: Document) -> Document:
     except OSError as error:
         found["unread"].append(f"the log: {request.get('log')}: {error.strerror or error}")
     living, _ = identities(request)
-    paths = step2_pool.sockets_of([one["pid"] for one in living], request.get("status_directories") or [])
+    paths = step2_pool.sockets_in(request.get("status_directories") or [])
     for one in living:
         row: Document = {**one, "socket": paths.get(one["pid"]), "error": None, "before": None}
         if row["socket"]:
@@ -58,9 +58,10 @@ def look(request: Document) -> Document:
     """One look meanwhile: ``{at, pools: [{pid, …counts}], sockets: {state: number} or None}``."""
     pids = [one["pid"] for one in identities(request)[0]]
     pools = []
-    for pid, path in step2_pool.sockets_of(pids, request.get("status_directories") or []).items():
+    paths = step2_pool.sockets_in(request.get("status_directories") or [])
+    for pid in set(paths) & set(pids):
         try:
-            pools.append({"pid": pid, **_ask(path, "status")["count"]})
+            pools.append({"pid": pid, **_ask(paths[pid], "status")["count"]})
         except (OSError, ValueError, KeyError):
             continue  # the last trip says so if it stays that way
     watch = sockets.Watch(pids, request.get("peers") or [])

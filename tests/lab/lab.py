@@ -37,6 +37,7 @@ from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).resolve().parent / "apps"
+OTHERS = APPS.with_name("others")
 # What each of the apps imports; the guide's own is the one that everything else starts from, the others never
 # heard of this project.
 PACKAGES = {
@@ -233,18 +234,31 @@ class Lab:
         self.odras("restart")
         self._await_login()
 
-    def other(self, *command: object, **variables: object) -> subprocess.Popen[str]:
-        """Start a program that has nothing to do with the application; `heal` and `down` end it.
+    def other(self, program: str, **told: object) -> subprocess.Popen[str]:
+        """Start a program of tests/lab/others, told `told`, and wait for its "ready".
 
-        Its standard output is a pipe, so that one can wait for what it says.
+        It has nothing to do with the application, and lives until `heal` or `down` ends it.
         """
-        self._others.mkdir(exist_ok=True)
-        account().own(self._others)
+        started = self.started(self.python, "-c", (OTHERS / f"{program}.py").read_text())
+        assert started.stdin and started.stdout
+        started.stdin.write(json.dumps(told))
+        started.stdin.close()
+        said = []
+        for line in started.stdout:
+            said.append(line)
+            if line.startswith("ready"):
+                return started
+        raise LabError(f"{program}.py ended: {''.join(said)[-600:]}")
+
+    def started(self, *command: object) -> subprocess.Popen[str]:
+        """Start any program in the place of the others, which is where `heal` and `down` look for it."""
+        self.others.mkdir(exist_ok=True)
+        account().own(self.others)
         return subprocess.Popen(
             [str(part) for part in command],
-            cwd=self._others,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", **{k: str(v) for k, v in variables.items()}},
-            stdin=subprocess.DEVNULL,
+            cwd=self.others,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -252,12 +266,37 @@ class Lab:
             **account().run_as(),
         )
 
+    def users(self, count: int = 6, seconds: float = 30, pause: float = 0.2) -> None:
+        """People who log in all the time, from now on."""
+        self.other(
+            "users",
+            url=self.login_url,
+            username=self.username,
+            password=self.password,
+            count=count,
+            seconds=seconds,
+            pause=pause,
+        )
+
+    def strangers(
+        self,
+        *statements: str,
+        count: int = 1,
+        last: str = "",
+        user: str = "odras_owner",
+        name: str = "nightly-report",
+        **connect: object,
+    ) -> None:
+        """Sessions of another program that run the statements and stay; `last` is what they go on with."""
+        arguments = {**self.server.connection(user, DATABASE), "application_name": name, **connect}
+        self.other("sessions", connect=arguments, count=count, statements=statements, last=last)
+
     def end_others(self) -> None:
         """End what `other` started, and wait until it is gone."""
-        for pid in account().processes_in(self._others):
+        for pid in account().processes_in(self.others):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not account().processes_in(self._others), "the other programs are gone")
+        wait_until(lambda: not account().processes_in(self.others), "the other programs are gone")
 
     @property
     def python(self) -> str:
@@ -278,6 +317,19 @@ class Lab:
         if result.returncode:
             raise LabError(f"odras.sh {action} ended with {result.returncode}: {result.stderr.strip()}")
         return result.stdout
+
+    def in_own_network(self, *command: str, input: str = "") -> None:
+        """Run a command that changes the network; LabError where that is not ours alone."""
+        if not alone():
+            raise LabError("this needs a network of its own: scripts/incidents makes one")
+        done = subprocess.run(command, input=input, text=True, capture_output=True, check=False, timeout=10)
+        if done.returncode:
+            raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    @staticmethod
+    def free_port() -> int:
+        """A port that nobody listens on."""
+        return free_port()
 
     @staticmethod
     def listens(port: int) -> bool:
@@ -325,7 +377,7 @@ class Lab:
             shutil.copytree(ROOT / "runbook", self.app / "runbook", ignore=ignore)
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
-        python = interpreter(account(), self.directory / "runtime", PACKAGES[self.kind])
+        python = interpreter(account(), self.directory / "runtime", (*PACKAGES[self.kind], "psycopg2-binary"))
         template = (self.app / "app.env").read_text()
         filled = template.format(
             http_port=self.app_port,
@@ -418,7 +470,7 @@ class Lab:
         self.url = f"http://127.0.0.1:{self.app_port}"
         self.login_url = f"{self.url}/api/auth/login"
         self.server = Postgres(self.directory / "postgresql")
-        self._others = self.directory / "others"
+        self.others = self.directory / "others"
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

@@ -140,6 +140,10 @@ class Postgres:
             self._write_settings(settings)
         self._pg_ctl("start", "-l", str(self.log), "-t", str(START_SECONDS))
 
+    def start_without_waiting(self) -> None:
+        """Start it where it will not accept connections."""
+        self._run("pg_ctl", "-D", str(self.data), "-W", "-l", str(self.log), "start", seconds=START_SECONDS)
+
     def stop(self, mode: str = "fast") -> None:
         """Stop it (`smart`, `fast` or `immediate`) and wait until it is gone; nothing to do if it is down."""
         if self.running():
@@ -150,11 +154,24 @@ class Postgres:
         self.stop(mode)
         self.start()
 
+    def alter(self, **settings: object) -> None:
+        """ALTER SYSTEM SET and a reload; what needs a restart waits for one."""
+        for name, value in settings.items():
+            self.sql(f"ALTER SYSTEM SET {name} = %s", (str(value),))
+        self.sql("SELECT pg_reload_conf()")
+
+    def alter_stopped(self, **settings: object) -> None:
+        """The same while it is down."""
+        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        (self.data / "postgresql.auto.conf").write_text(lines)
+
     def heal(self) -> None:
         """Running, and without anything that ALTER SYSTEM, ROLE or DATABASE changed."""
+        if (self.data / "standby.signal").exists():
+            self.stop()
+            (self.data / "standby.signal").unlink()
         if not self.running():
             (self.data / "postgresql.auto.conf").write_text("")
-            (self.data / "standby.signal").unlink(missing_ok=True)
             self.start()
         self.sql("ALTER SYSTEM RESET ALL")
         self.sql("SELECT pg_reload_conf()")
