@@ -43,7 +43,7 @@ ARGUMENTS = {
 
 def differences(pid: int, variables: dict, files: list) -> list:
     """Names of the variables and files that process ``pid`` was not started with."""
-    environ = settings.environ(pid)
+    environ = settings.environ(pid) or {}
     names = sorted(name for name, value in variables.items() if environ.get(name) != str(value))
     told = proc.stat(pid) or {}
     started = proc.boot_time() + told.get("start_ticks", 0) / proc.TICKS
