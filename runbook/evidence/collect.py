@@ -207,12 +207,16 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
 
     ``request``: ``run_id``, ``database`` (the name of the document), ``host`` (who reads it), ``target``
     (host, port, name, user, sslmode), ``password``, ``app_user`` (the app's role, whose effective settings
-    and limits are asked; None: the target's own).
+    and limits are asked; None: the target's own), ``command`` (words that run psql there; None: connect).
     """
     began, wall = time.monotonic(), time.time()
     masker = Masker([request.get("password")])
     views = step3_postgresql.collect(
-        request["target"], request.get("password"), _DATABASE, app_user=request.get("app_user")
+        request["target"],
+        request.get("password"),
+        _DATABASE,
+        app_user=request.get("app_user"),
+        command=request.get("command"),
     )
     activity = views["activity"]["data"]
     for session in activity["sessions"] if activity else []:
