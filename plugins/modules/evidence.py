@@ -41,6 +41,7 @@ options:
       password: {description: Its password., type: str}
       app_user: {description: The app's role; its effective settings and limits are read., type: str}
       sslmode: {description: As libpq has it., type: str, default: prefer}
+      command: {description: Words that run psql where the database is., type: list, elements: str, default: []}
 """
 EXAMPLES = r"""
 - name: Read everything
@@ -89,6 +90,7 @@ ARGUMENTS = {
             "password": {"type": "str", "no_log": True},
             "app_user": {"type": "str"},
             "sslmode": {"type": "str", "default": "prefer"},
+            "command": {"type": "list", "elements": "str", "default": []},
         },
     },
 }
@@ -120,6 +122,7 @@ def main() -> None:
             "target": target,
             "password": wanted["password"],
             "app_user": wanted["app_user"],
+            "command": wanted["command"],
         }
     # A collector that hangs is in a daemon thread, which does not keep the interpreter.
     try:

@@ -24,7 +24,7 @@ from . import (
     step3_postgresql,
     step4_leaks,
 )
-from .log import Follower
+from .log import Follower, log_of
 from .proc import join_address
 from .threads import Looks
 
@@ -164,7 +164,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
 
     looked = Job(_SOCKETS, first_look)
     pool = Job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
-    follower, log_reason = _follow(request, service)
+    follower, log_reason = _follow(request, service, pids)
     source = Job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
     first_view, views["pool"] = looked.view(), pool.view()
     asked = views["pool"]["data"]
@@ -173,7 +173,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         views["pool"].update(state="unknown", reason=f"the app has no status socket{gone}")
     rows = watch[0].samples[0]["sockets"] if words else []
 
-    new = Job(_CONNECT + 1, lambda: _connect(config))
+    new = Job(_CONNECT + 1, lambda: _connect(config, rows))
     left = min(_LOGIN + patience, end - 4 - time.monotonic())
     probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
     probe = Job(left, lambda: _login(request, processes, len(rows), probed))
@@ -217,12 +217,16 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
 
     ``request``: ``run_id``, ``database`` (the name of the document), ``host`` (who reads it), ``target``
     (host, port, name, user, sslmode), ``password``, ``app_user`` (the app's role, whose effective settings
-    and limits are asked; None: the target's own).
+    and limits are asked; None: the target's own), ``command`` (words that run psql there; None: connect).
     """
     began, wall = time.monotonic(), time.time()
     masker = Masker([request.get("password")])
     views = step3_postgresql.collect(
-        request["target"], request.get("password"), _DATABASE, app_user=request.get("app_user")
+        request["target"],
+        request.get("password"),
+        _DATABASE,
+        app_user=request.get("app_user"),
+        command=request.get("command"),
     )
     activity = views["activity"]["data"]
     for session in activity["sessions"] if activity else []:
@@ -248,10 +252,16 @@ def _peers(database: Optional[dict[str, Any]]) -> list[str]:
     return [join_address(address, database["port"]) for address in addresses]
 
 
-def _connect(config: settings.Settings) -> dict[str, Any]:
-    if not config.database:
+def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tried with the settings; where those are not known, a knock at the one place that the app is connected to."""
+    if config.database:
+        return new_connection.collect(config.database, config.password, _CONNECT)
+    peers = {row["peer"] for row in rows}
+    if len(peers) != 1:
         raise Unread(f"the app's database is not known: {config.reason}")
-    return new_connection.collect(config.database, config.password, _CONNECT)
+    host, _, port = peers.pop().rpartition(":")
+    place = {"host": host.strip("[]"), "port": int(port), "name": "postgres", "user": ""}
+    return new_connection.collect(place, None, _CONNECT)
 
 
 def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:
@@ -274,13 +284,19 @@ def _directories(processes: list[dict[str, Any]]) -> list[str]:
     return sorted(found)
 
 
-def _follow(request: dict[str, Any], service: Optional[str]) -> tuple[Optional[Follower], str]:
-    if not request.get("log") and not service:
-        return None, "no log is named for this host; name it in diagnose_log"
+def _follow(
+    request: dict[str, Any], service: Optional[str], pids: list[int]
+) -> tuple[Optional[Follower], str]:
+    path = request.get("log") or next(filter(None, map(log_of, pids[:1])), None)
+    if not path and not service:
+        return (
+            None,
+            "no log is named for this host, and its process writes into no file; name it in diagnose_log",
+        )
     try:
-        return Follower(request.get("log"), service, request.get("window") or 3600.0), ""
+        return Follower(path, service, request.get("window") or 3600.0), ""
     except OSError as error:
-        return None, f"diagnose_log: {request.get('log')}: {error.strerror}"
+        return None, f"diagnose_log: {path}: {error.strerror}"
 
 
 def _sockets_view(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..common.clock import rfc3339
+from . import proc
 
 WINDOW_BYTES = 8 << 20
 WITHOUT_TIMES = 1 << 20
@@ -94,6 +95,15 @@ def line_time(line: str) -> Optional[float]:
         return moment.timestamp() + float(f"0.{iso.group(3) or 0}")  # without a zone: this machine's time
     except (ValueError, OverflowError):
         return None
+
+
+def log_of(pid: int) -> Optional[str]:
+    """The file that a process's standard error, or else its standard output, goes to; None where it is none."""
+    for number in (2, 1):
+        name = proc.link(proc.PROC / str(pid) / "fd" / str(number)) or ""
+        if name.startswith("/") and Path(name).is_file():
+            return name
+    return None
 
 
 class Follower:

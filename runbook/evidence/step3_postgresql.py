@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
+from . import psql
 from .new_connection import bounded, reach
-from .wire import APPLICATION_NAME, Row, WireError
+from .wire import APPLICATION_NAME, Connection, Row, WireError
 
 Query = Callable[[str], list[Row]]
 View = dict[str, Any]
@@ -44,22 +45,28 @@ _QUIET = (
 
 
 def collect(
-    target: Mapping[str, Any],
+    target: dict[str, Any],
     password: Optional[str],
     deadline_seconds: float,
     app_user: Optional[str] = None,
     app_database: Optional[str] = None,
+    *,
+    command: Optional[list[str]] = None,
 ) -> dict[str, View]:
     """The ``views`` of the database evidence. Ends within ``deadline_seconds``; a failure is data.
 
-    ``target`` and ``password``: how the diagnosis connects, as for new_connection.collect. ``app_user``
-    and ``app_database``: whose settings, sessions and limits are asked (None: those of ``target``). The
-    queries of sessions are *not* masked yet, the caller does that. Raises ValueError for a ``target`` that
-    cannot be.
+    ``target`` and ``password``: how the diagnosis connects, as for new_connection.collect; with ``command``,
+    see psql.Psql, that connects instead, and ``target`` only says what is meant. ``app_user`` and
+    ``app_database``: whose settings, sessions and limits are asked (None: those of ``target``). The queries
+    of sessions are *not* masked yet, the caller does that. Raises ValueError for a ``target`` that cannot be.
     """
     began = time.monotonic()
     deadline = began + deadline_seconds
-    data, connection = reach(target, password, deadline)
+    connection: Union[Connection, psql.Psql, None]
+    if command:
+        data, connection = psql.reach(command, target, deadline)
+    else:
+        data, connection = reach(target, password, deadline)
     connected = _view("ok", "", time.monotonic() - began, data)
     if connection is None:
         reason = data["error"]["text"] if data["error"] else "the server wants a password and none is known"

@@ -684,6 +684,8 @@ def monitor_is_silent(facts: Facts) -> Answer:
             "pool", f"{len(dead)} of {count(len(facts.pool), 'pool')} without a living monitor"
         )
     newest = text((facts.monitor or {}).get("newest"))
+    if facts.no_monitor:
+        return no("log", "the app has no status socket, and its log knows no monitor of the pool")
     if not newest or facts.now is None:
         return unread(
             facts, "monitor", "whether the pool's monitor is alive: no heartbeat, no dated line of it"

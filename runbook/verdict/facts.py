@@ -21,6 +21,18 @@ FAILURES = (
     *("login_error", "pool_exhausted", "server_closed", "connection_refused", "too_many_clients"),
     *("authentication_failed", "starting_up"),
 )
+# Settings of the pool's maximum, and of what SQLAlchemy's may have beyond it, by the names that people give them.
+POOL_SIZES = (
+    *(
+        "POSTGRES_POOL_MAX_CONNECTIONS",
+        "DB_POOL_MAX",
+        "DB_POOL_MAX_SIZE",
+        "DB_POOL_SIZE",
+        "POSTGRES_POOL_SIZE",
+    ),
+    *("DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
+)
+POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
 OWN_NAME = "pool-runbook"
 
@@ -194,6 +206,19 @@ class Facts:
         found = mapping(mapping(self._views.get("pool")).get("data")).get("left_behind")
         return [text(path) for path in found] if isinstance(found, list) else []
 
+    @property
+    def no_monitor(self) -> bool:
+        """No monitor of the pool ever told of itself, in as much of the log as was read."""
+        told = mapping(self.log)
+        counts = mapping(told.get("counts"))
+        return (
+            self.no_status_socket
+            and told.get("whole_window") is True
+            and not any(
+                whole(counts.get(name)) for name in ("monitor_started", "monitor_error", "pool_status")
+            )
+        )
+
     def pool_count(self, name: str) -> Optional[int]:
         """A count of the pool (used, idle, maximum, waiting …), summed over the processes."""
         if self.pool is None:
@@ -364,13 +389,19 @@ class Facts:
         ]
         if self.held is None:
             return found
-        ours = {
-            text(row.get("local"))
-            for sample in rows(mapping(self.sockets).get("samples"))
-            for row in rows(sample.get("sockets"))
-        }
-        joined = [s for s in found if self._client(s) in ours]
-        return joined if joined or not ours else found
+        joined = self._joined(found)
+        return joined if joined or not self._locals else found
+
+    @property
+    def _locals(self) -> set[str]:
+        """address:port on this side of every socket to the database that the app had in this run."""
+        samples = rows(mapping(self.sockets).get("samples"))
+        return {text(row.get("local")) for one in samples for row in rows(one.get("sockets"))}
+
+    def _joined(self, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the sessions whose client is one of the app's sockets."""
+        ours = self._locals
+        return [s for s in sessions if self._client(s) in ours]
 
     @staticmethod
     def _client(session: dict[str, Any]) -> str:
@@ -380,28 +411,41 @@ class Facts:
 
     @property
     def app_role(self) -> tuple[str, str]:
-        """(role, database) of the app."""
+        """(role, database) of the app: as its settings say, else as its sessions on the server; empty if unknown."""
         source = mapping((self.config or {}).get("database"))
         if source:
             return text(source.get("user")), text(source.get("name"))
-        return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
+        if text((self.new or {}).get("user")) not in ("", OWN_NAME):
+            return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
+        ours = self._joined(rows(mapping(self.activity).get("sessions")))  # the settings are not known
+        return (text(ours[0].get("role")), text(ours[0].get("database"))) if ours else ("", "")
 
     @property
     def maximum(self) -> Optional[int]:
-        """The pool's maximum for all processes that have one: as the pool says, else as the settings say.
+        """The pool's maximum for all processes that have one: as the pool says, else as settings or source say.
 
         A process without a connection (a parent of workers) is not counted, unless none has any.
         """
         told = self.pool_count("maximum")
         if told:
             return told
-        settings = mapping((self.config or {}).get("settings"))
-        for name in ("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_SIZE", "POSTGRES_POOL_SIZE"):
-            value = text(mapping(settings.get(name)).get("value"))
-            if value.isdecimal() and len(value) < 7:
-                with_sockets = {whole(row.get("pid")) for row in self.held or []}
-                return int(value) * (len(with_sockets) or max(1, len(self.processes or [])))
-        return None
+        of_one = self._maximum_of_one
+        if of_one is None:
+            return None
+        with_sockets = {whole(row.get("pid")) for row in self.held or []}
+        return of_one * (len(with_sockets) or max(1, len(self.processes or [])))
+
+    @property
+    def _maximum_of_one(self) -> Optional[int]:
+        """The pool's maximum in one process, as the settings say, else as the one pool in the source does."""
+        settings = mapping((self.config or {}).get("settings")) or mapping((self.config or {}).get("live"))
+        found = {name: text(mapping(told).get("value")) for name, told in settings.items()}
+        size = next((found[name] for name in POOL_SIZES if found.get(name)), "")
+        more = next((found[name] for name in POOL_OVERFLOWS if found.get(name)), "0")
+        if all(value.isdecimal() and len(value) < 7 for value in (size, more)):
+            return int(size) + int(more)
+        pools = rows((self.source or {}).get("pools"))
+        return (whole(pools[0].get("maximum")) or None) if len(pools) == 1 else None
 
     def server_age(self, moment: Any) -> Optional[float]:
         """Seconds between a time that the server told and its own now."""

@@ -102,7 +102,12 @@ def judge(host: Any, database: Any = None) -> Verdict:
 
 def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Verdict:
     """Nothing is proven. The action may be decided all the same, if all causes that fit agree on it."""
-    fits = [one for one in still_open if one.cause.id != "healthy"]
+    # Nor does what cannot end a login fit one that fails.
+    fits = [
+        one
+        for one in still_open
+        if one.cause.id != "healthy" and (one.cause.ends_logins or not facts.login_fails)
+    ]
     helps = {one.cause.restart(facts) for one in fits}
     actions = {one.cause.action for one in fits}
     agreed = helps.pop() if len(helps) == 1 else None
