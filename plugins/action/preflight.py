@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils.run import Run
@@ -45,6 +47,24 @@ def missing_variables(host: str, variables: dict[str, Any], wanted: dict[str, An
                 f"{host}: {name} is {state}: set it in the inventory{where} ({option['description']})"
             )
     return lines
+
+
+def wrong_values(hosts: dict[str, Any], spec: dict[str, Any]) -> list[str]:
+    """A line for each variable that is set to what its option does not allow, with the hosts that have it.
+
+    ``hosts``: host -> its variables. All hosts at once: as a task for each it would be a third of a large run.
+    """
+    lines: dict[str, list[str]] = {}
+    for host, variables in hosts.items():
+        told = {}
+        for name in (name for name in spec if name in variables):
+            with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults: the role says so
+                told[name] = variables[name]
+        for line in ArgumentSpecValidator({name: spec[name] for name in told}).validate(told).error_messages:
+            lines.setdefault(line, []).append(host)
+    return [
+        f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {line}" for line, names in lines.items()
+    ]
 
 
 def unknown_variables(names: set[str], known: set[str]) -> list[str]:
@@ -107,14 +127,14 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
-        apps = groups.get("app", [])
+        apps, servers = groups.get("app", []), groups.get("postgres", [])
         if not apps:
             raise AnsibleActionFail(
                 "the inventory has no host in group app, so nothing would be diagnosed. Copy inventory.example to"
                 " inventory.yml and name your app's host there, or give -i INVENTORY"
             )
         names = set(variables)
-        for host in {*apps, *groups.get("postgres", [])}:
+        for host in {*apps, *servers}:
             names |= set(hostvars[host])
         wrong = unknown_variables(names, known_variables())
         if wrong:
@@ -126,9 +146,15 @@ class ActionModule(ActionBase):
                     f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"
                 )
         if self._task.args.get("budget"):
-            self._check_provision(apps, groups.get("postgres", []), hostvars)
+            self._check_provision(apps, servers, hostvars)
         result["changed"] = False
         if self._task.args.get("reports"):
+            meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
+            wrong = wrong_values(
+                {host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")
+            )
+            if wrong:
+                raise AnsibleActionFail("; ".join(wrong))
             run = Run.create(self._task.args["reports"])
             run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
             result["ansible_facts"] = run.facts()

@@ -14,7 +14,7 @@ from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
-from ..plugin_utils.judged import judged
+from ..plugin_utils.judged import Judged, every
 from ..plugin_utils.run import Run, coloured
 
 MOST_SCREENS = 5
@@ -31,10 +31,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         run = Run.of(task_vars or {})
         reports, missing = [], {}
-        for host in run.hosts():
-            report = self._report(run, host)
-            if report:
-                reports.append(report)
+        for host, seen in every(run):
+            if seen:
+                reports.append(self._report(run, host, seen))
             else:
                 missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
                     "why", "it gave no evidence"
@@ -64,10 +63,7 @@ class ActionModule(ActionBase):
         return result
 
     @staticmethod
-    def _report(run: Run, host: str) -> Optional[dict[str, Any]]:
-        seen = judged(run, host)
-        if seen is None:
-            return None
+    def _report(run: Run, host: str, seen: Judged) -> dict[str, Any]:
         action = run.load(f"actions/{file_name(host)}.json")
         proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
         told = (

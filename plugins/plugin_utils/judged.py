@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.verdict.facts import Facts
 from ..module_utils.runbook.verdict.judge import Verdict, judge
 from .run import Run
 
@@ -18,10 +20,42 @@ class Judged(NamedTuple):
 
 
 def judged(run: Run, host: str) -> Optional[Judged]:
-    """The verdict; None when the host gave no evidence. Cheap and pure, so it is never kept."""
-    evidence = run.load(f"evidence/{file_name(host)}.json")
-    if evidence is None:
-        return None
-    asked = run.load(f"evidence/{file_name(host)}.asked") or {}
-    database = run.database_of(asked.get("label", "main"))
-    return Judged(evidence, database, judge(evidence, database))
+    """The verdict over one host; None when it gave no evidence. Cheap and pure, so it is never kept."""
+    return next((seen for name, seen in every(run) if name == host), None)
+
+
+def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
+    """All app hosts of the run with their verdicts, in the order of their names; each database is read once."""
+    databases: dict[str, Optional[dict[str, Any]]] = {}
+    for host, label in run.hosts().items():
+        if label not in databases:
+            databases[label] = run.database_of(label)
+        evidence = run.load(f"evidence/{file_name(host)}.json")
+        if evidence is None:
+            yield host, None
+        else:
+            yield host, Judged(evidence, databases[label], judge(evidence, databases[label]))
+
+
+def decision(seen: Judged, wanted: str) -> dict[str, Any]:
+    """An action as the run keeps it: with the result ``go``, or with the reason why there is none.
+
+    ``wanted``: start, restart, none or open. The preconditions of a start or restart are not asked yet.
+    """
+    verdict, facts = seen.verdict, Facts(seen.host, seen.database)
+    acts = wanted in ("start", "restart")
+    decided: dict[str, Any] = {
+        "action": wanted if acts else "none",
+        "result": "go" if acts else "done" if wanted == "none" else "refused",
+        "why": verdict.why_action,
+        "before": [{"pid": p["pid"], "start_ticks": p["start_ticks"]} for p in facts.processes or []],
+        "after": [],
+        "seconds": 0.0,
+        "login": None,
+        "cause": verdict.cause,
+    }
+    lock = (facts.process or {}).get("lock")
+    if lock:
+        words = f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']})"
+        decided.update(result="refused", why=f"{words}; this run only reads")
+    return decided

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+import jsonschema  # noqa: F401 - here it is loaded once for the run; where it is used, once for each host
 from ansible.errors import AnsibleActionFail
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
@@ -75,9 +76,9 @@ class Run:
         latest, cwd = self.path.parent / "latest", Path.cwd()
         return str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
 
-    def facts(self) -> dict[str, Any]:
-        """What later tasks need to find the run again."""
-        return {"runbook_run": {"directory": str(self.path), "started": self.started}}
+    def facts(self, **more: list[str]) -> dict[str, Any]:
+        """What later tasks need to find the run again, and ``more``: hosts that one of them is meant for."""
+        return {"runbook_run": {"directory": str(self.path), "started": self.started, **more}}
 
     def say(self, host: str, words: str) -> None:
         """One progress line: seconds since the run began, host, what happened."""
@@ -103,9 +104,10 @@ class Run:
         """The SHA-256 of a file of this run."""
         return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
 
-    def hosts(self) -> list[str]:
-        """Every app host that this run was asked to read, reached or not."""
-        return sorted(path.name[: -len(".asked")] for path in (self.path / "evidence").glob("*.asked"))
+    def hosts(self) -> dict[str, str]:
+        """Every app host that this run was asked to read, reached or not, and the name of its database."""
+        asked = [json.loads(path.read_text()) for path in (self.path / "evidence").glob("*.asked")]
+        return {one["host"]: one["label"] for one in sorted(asked, key=lambda one: str(one["host"]))}
 
     def database_of(self, label: str) -> Optional[dict[str, Any]]:
         """The evidence of the database that an app host belongs to."""
