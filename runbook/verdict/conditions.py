@@ -403,6 +403,8 @@ def flows_hang(facts: Facts) -> Answer:
         return no("login", "the login works")
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
+    if facts.bouncer is not None:
+        return no("new_connection", f"PgBouncer at {facts.target} answers at its console")
     if facts.waits is None:
         return unread(facts, "sockets", "whether a request on an open connection has no answer")
     if facts.backends is None or facts.database_now is None:

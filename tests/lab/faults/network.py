@@ -188,7 +188,7 @@ def pgbouncer_queue(lab: Lab) -> str:
     return "another client of PgBouncer keeps both of its server connections in open transactions"
 
 
-@fault("pgbouncer_queue", "none")
+@fault("unknown", "none")
 def pgbouncer_mute(lab: Lab) -> str:
     """The same, where the application's role may not ask PgBouncer anything."""
     _all_servers_busy(lab, _through_pgbouncer(lab, ""))
