@@ -79,14 +79,17 @@ def judge(host: Any, database: Any = None) -> Verdict:
     if not found:
         return _unknown(facts, judged, open_above)
     cause = found.cause
-    helps = cause.restart(facts)
+    helps, why_action = cause.restart(facts), ""
+    if helps and facts.login_fails is False:
+        helps, why_action = False, "the login works"  # nobody is locked out now
+    why_action = why_action or why_of(cause, helps)
     return Verdict(
         cause=cause.id,
         title=_title(cause, facts),
         confidence="likely" if open_above else "decided",
         restart_helps=helps,
         action=cause.action if helps else "open" if helps is None else "none",
-        why_action=why_of(cause, helps),
+        why_action=why_action,
         contributing=[
             one.cause.id
             for one in judged

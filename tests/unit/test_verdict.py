@@ -480,9 +480,10 @@ def test_what_cannot_end_a_login_is_not_the_cause_of_one_while_others_are_open(
 
 
 def test_one_fresh_cut_on_one_connection_does_not_make_a_broken_login_an_idle_cut() -> None:
-    """A bare FIN on a connection that was just in use: `idle_cut` wants connections idle for long."""
+    """A bare FIN on a connection with an open request: `idle_cut` wants connections that were idle."""
     incident = login_broken()
-    row, words = ended(11, None, "fin", idle=2.0)
+    row, words = ended(11, None, "fin", idle=20.0)
+    words["in_use"] = True
     hold(incident, row, sock(12))
     incident.data("sockets")["last_words"] = [words]
     verdict = judge(*backends(incident, session(82, 40012)))
