@@ -48,6 +48,7 @@ def collect(
     target: dict[str, Any],
     password: Optional[str],
     deadline_seconds: float,
+    *,
     app_user: Optional[str] = None,
     app_database: Optional[str] = None,
     *,
