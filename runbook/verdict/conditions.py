@@ -447,6 +447,8 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         if missing:
             return missing
         found = facts.words_with(sqlstate)
+        if not found and facts.hidden_words:
+            return _hidden(facts, sqlstate, meaning)
         return (yes if found else no)(
             "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
@@ -456,6 +458,30 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         f"S: the server's last words on a connection that the app still holds are {sqlstate}, {meaning}."
     )
     return said
+
+
+# By SQLSTATE: what the app's log calls it, and the setting without which the server does not do it.
+_ENDINGS = {
+    "57P01": ("terminated_by_administrator", None),
+    "57P02": ("crash_of_another_process", None),
+    "57P05": ("idle_session_timeout", "idle_session_timeout"),
+    "25P03": ("idle_in_transaction_timeout", "idle_in_transaction_session_timeout"),
+    "25P04": ("transaction_timeout", "transaction_timeout"),
+}
+
+
+def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
+    """TLS hides the words. The app's log may have them, and the server's settings what it cannot have said."""
+    hidden = count(facts.hidden_words, "connection")
+    name, setting = _ENDINGS[sqlstate]
+    if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
+        told = facts.logged_now(name) or 0
+        words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
+        return (yes if told else no)("log", words)
+    if setting and facts.setting(setting) == "0":
+        return no("server", f"{setting} is 0 for the app's role")
+    words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
+    return Answer(None, f"{words}, and the app's log has none of them", "sockets")
 
 
 def cut_without_a_word(facts: Facts) -> Answer:

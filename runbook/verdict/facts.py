@@ -295,6 +295,18 @@ class Facts:
         return [{**row, "sent": looked - (number(row.get("seconds")) or 0.0)} for row in found]
 
     @property
+    def hidden_words(self) -> int:
+        """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
+        ended = {
+            (row.get("pid"), row.get("fd")) for row in self.held or [] if row.get("state") == "CLOSE-WAIT"
+        }
+        return sum(
+            1
+            for row in self.words or []
+            if row.get("kind") == "bytes" and (row.get("pid"), row.get("fd")) in ended
+        )
+
+    @property
     def silent(self) -> Optional[int]:
         """Sockets whose peer is silent; None when not read.
 
@@ -483,6 +495,17 @@ class Facts:
         """When the server started."""
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
+
+    def setting(self, name: str) -> Optional[str]:
+        """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
+        server is older than the setting; None where it is not known."""
+        if self.server is None:
+            return None
+        for row in rows(self.server.get("settings")):
+            if row.get("name") == name:
+                return text(row.get("setting"))
+        hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
+        return None if hidden else "0"
 
     @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:

@@ -191,7 +191,8 @@ def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "lock_contention":
         return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":
-        return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
+        ended = facts.words_with("57P01") or facts.hidden_words
+        return f"{count(ended, 'session')} of the app ended by an administrator"
     if cause.id == "healthy":
         told = facts.trouble
         broken = (

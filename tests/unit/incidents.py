@@ -433,6 +433,20 @@ def sessions_terminated_failing() -> Incident:
     return said(fails(healthy(), during=_CLOSED), "57P01")
 
 
+def under_tls(incident: Incident) -> Incident:
+    """The same over encrypted connections: of the server's words only the size is known."""
+    for row in incident.data("sockets")["last_words"]:
+        row.update(kind="bytes", sqlstate=None, message=None)
+    return incident
+
+
+def sessions_terminated_under_tls() -> Incident:
+    """The driver tells what it read when the probe made it use a dead connection."""
+    incident = under_tls(sessions_terminated())
+    incident.data("log")["during_login"]["terminated_by_administrator"] = 2
+    return incident
+
+
 def postgres_restarted() -> Incident:
     """Under the app's connections, a minute ago; the app does not get over it."""
     incident = said(fails(healthy(), during=_CLOSED), "57P01")
@@ -629,8 +643,15 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
         sessions_terminated_failing,
         Expected("sessions_terminated", True, action="restart"),
     ),
+    "sessions_terminated_under_tls": (
+        sessions_terminated_under_tls,
+        Expected("sessions_terminated", False),
+    ),
     "idle_cut": (idle_cut, Expected("idle_cut", True, action="restart")),
-    "host_suspended": (host_suspended, Expected("host_suspended", True, action="restart")),
+    "host_suspended": (
+        host_suspended,
+        Expected("host_suspended", True, confidence="likely", action="restart"),
+    ),
     "stale_configuration": (stale_configuration, Expected("stale_configuration", False)),
     "monitor_dead": (monitor_dead, Expected("monitor_dead", False)),
     "pool_too_small": (pool_too_small, Expected("pool_too_small", False)),
