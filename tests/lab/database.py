@@ -40,6 +40,11 @@ CREATE TABLE IF NOT EXISTS public.projects (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app;
 """
+# What a fault renamed; on a new server there is nothing to rename.
+RENAME_BACK = """
+DO $$ BEGIN ALTER TABLE public.users RENAME COLUMN login_name TO username;
+EXCEPTION WHEN undefined_table OR undefined_column THEN NULL; END $$
+"""
 
 
 def prepare(server: Postgres, password: str = "") -> str:
@@ -104,3 +109,4 @@ def _prepare_roles(server: Postgres) -> None:
     if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
         server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
     server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)
+    server.sql(RENAME_BACK, database=DATABASE, user="odras_owner")
