@@ -49,6 +49,14 @@ PACKAGES = {
 }
 # The most connections that all processes of an app may have.
 POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
+# Settings that every app has under a name of its own: the guide's name for it, and the field in app.env.
+MEANINGS = {
+    "POSTGRES_HOST": "host",
+    "POSTGRES_PORT": "port",
+    "POSTGRES_PASSWORD": "password",
+    "POSTGRES_SSLMODE": "sslmode",
+    "POSTGRES_POOL_MAX_CONNECTIONS": "pool_maximum",
+}
 # Set where the lab has a network of its own, see tests/incidents.py.
 ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
@@ -172,6 +180,7 @@ class Lab:
                     os.kill(pid, signal.SIGCONT)
         self.odras("stop")
         self.log.write_bytes(b"")
+        self._save(configured={})
         for kept, place in self._kept():
             shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
         self.server.heal()
@@ -222,10 +231,22 @@ class Lab:
         return found
 
     def configure(self, **settings: object) -> None:
-        """Change lines of app.env (None: leave a line out), as a person does; the application is not told."""
+        """Change lines of app.env (None: leave a line out), as a person does; the application is not told.
+
+        What has a name in MEANINGS is changed where this app has it, whatever the app's own name for it.
+        """
         file = self.app / "app.env"
         lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
-        lines.update({name: str(value) for name, value in settings.items()})
+        meant = {MEANINGS[n]: value for n, value in settings.items() if n in MEANINGS and value is not None}
+        self._save(configured={**self._configured, **meant})
+        own = self._own_lines()
+        for name, text in own.items():
+            if any(f"{{{field}}}" in text for field in meant):
+                lines[name] = text.format(**self._fields())
+        whole = "".join(own.values())
+        lines.update(
+            {n: str(v) for n, v in settings.items() if f"{{{MEANINGS.get(n, '')}}}" not in whole or v is None}
+        )
         left = {name: value for name, value in lines.items() if settings.get(name, "") is not None}
         file.write_text("".join(f"{name}={value}\n" for name, value in left.items()))
 
@@ -378,27 +399,34 @@ class Lab:
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", (*PACKAGES[self.kind], "psycopg2-binary"))
-        template = (self.app / "app.env").read_text()
-        filled = template.format(
-            http_port=self.app_port,
-            host=self.server.host,
-            port=self.server.port,
-            database=DATABASE,
-            user="odras_app",
-            password=self.server.passwords["odras_app"],
-            pool_maximum=self.pool_maximum,
-        )
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
             "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
-            **dict(line.split("=", 1) for line in filled.splitlines()),
+            **{name: text.format(**self._fields()) for name, text in self._own_lines().items()},
             **own,
             **self._settings,
         }
         (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
         self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
         account().own(self.app)
+
+    def _own_lines(self) -> dict[str, str]:
+        """The lines of the app's own app.env, with fields to be filled in."""
+        return dict(line.split("=", 1) for line in (APPS / self.kind / "app.env").read_text().splitlines())
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "http_port": self.app_port,
+            "host": self.server.host,
+            "port": self.server.port,
+            "database": DATABASE,
+            "user": "odras_app",
+            "password": self.server.passwords["odras_app"],
+            "sslmode": "prefer",
+            "pool_maximum": self.pool_maximum,
+            **self._configured,
+        }
 
     def _await_login(self) -> None:
         def answers() -> bool:
@@ -461,6 +489,7 @@ class Lab:
         self.app_port: int = state["app_port"]
         self.partner_port: int = state["partner_port"]
         self.pool_maximum = POOL_MAXIMUM[self.kind]
+        self._configured: dict[str, Any] = state.get("configured", {})
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
