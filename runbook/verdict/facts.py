@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
+EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -373,6 +375,20 @@ class Facts:
         if self.log is None or not self.rounds:
             return None
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
+
+    @property
+    def exhausted_ago(self) -> Optional[float]:
+        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+        if last is None or self.now is None or (self.started is not None and last < self.started):
+            return None
+        return max(0.0, self.now - last)
+
+    @property
+    def pool_never_waits(self) -> bool:
+        """Every pool in the source is psycopg2's own, which refuses at once."""
+        pools = rows((self.source or {}).get("pools"))
+        return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
 
     @property
     def trouble(self) -> Optional[dict[str, Any]]:
