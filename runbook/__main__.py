@@ -31,7 +31,7 @@ from .verdict.judge import judge
 # What a report takes from a host's evidence as it stands; a view that is not there is merely unread.
 _IDENTITY = ("run_id", "host", "collected_at")
 # A secret never stands in a command line.
-SECRET_VARIABLE = "RUNBOOK_LOGIN_PASSWORD"
+LOGIN_VARIABLE = "RUNBOOK_LOGIN_PASSWORD"
 
 
 class Refused(Exception):
@@ -63,7 +63,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
     collect.add_argument("--login-url", help="where one logs in, where that is not found")
     collect.add_argument(
         "--login-username",
-        help=f"a user to log in with; its password: environment variable {SECRET_VARIABLE}",
+        help=f"a user to log in with; its password: environment variable {LOGIN_VARIABLE}",
     )
     collect.add_argument("--no-probe", action="store_true", help="do not try the login")
     collect.add_argument("--service", help="the systemd unit")
@@ -236,7 +236,7 @@ def _collect(options: argparse.Namespace) -> int:
         "read_host": True,
         "login_url": options.login_url or f"http://127.0.0.1:{port}{paths[0]}",
         "login_username": options.login_username,
-        "login_password": os.environ.get(SECRET_VARIABLE),
+        "login_password": os.environ.get(LOGIN_VARIABLE),
         "probe": not options.no_probe,
         **{key: getattr(options, key) or found.get(key) for key in ("service", "pid_file", "log")},
         "environment_file": options.environment_file or found.get("environment_file"),
