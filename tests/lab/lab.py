@@ -21,6 +21,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -49,14 +50,6 @@ PACKAGES = {
 }
 # The most connections that all processes of an app may have.
 POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
-# Settings that every app has under a name of its own: the guide's name for it, and the field in app.env.
-MEANINGS = {
-    "POSTGRES_HOST": "host",
-    "POSTGRES_PORT": "port",
-    "POSTGRES_PASSWORD": "password",
-    "POSTGRES_SSLMODE": "sslmode",
-    "POSTGRES_POOL_MAX_CONNECTIONS": "pool_maximum",
-}
 # Set where the lab has a network of its own, see tests/incidents.py.
 ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
@@ -180,7 +173,6 @@ class Lab:
                     os.kill(pid, signal.SIGCONT)
         self.odras("stop")
         self.log.write_bytes(b"")
-        self._save(configured={})
         for kept, place in self._kept():
             shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
         self.server.heal()
@@ -231,24 +223,15 @@ class Lab:
         return found
 
     def configure(self, **settings: object) -> None:
-        """Change lines of app.env (None: leave a line out), as a person does; the application is not told.
+        """Change lines of app.env (None: leave a line out), as a person does; the application is not told."""
+        lines = {**_pairs((self.app / "app.env").read_text()), **settings}
+        left = {name: value for name, value in lines.items() if value is not None}
+        (self.app / "app.env").write_text(_lines(left))
 
-        What has a name in MEANINGS is changed where this app has it, whatever the app's own name for it.
-        """
-        file = self.app / "app.env"
-        lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
-        meant = {MEANINGS[n]: value for n, value in settings.items() if n in MEANINGS and value is not None}
-        self._save(configured={**self._configured, **meant})
-        own = self._own_lines()
-        for name, text in own.items():
-            if any(f"{{{field}}}" in text for field in meant):
-                lines[name] = text.format(**self._fields())
-        whole = "".join(own.values())
-        lines.update(
-            {n: str(v) for n, v in settings.items() if f"{{{MEANINGS.get(n, '')}}}" not in whole or v is None}
-        )
-        left = {name: value for name, value in lines.items() if settings.get(name, "") is not None}
-        file.write_text("".join(f"{name}={value}\n" for name, value in left.items()))
+    def fill(self, **values: object) -> None:
+        """The same by the names of the apps' templates (host, port, user, password, database, pool_maximum),
+        in whatever form an app has them."""
+        self.configure(**_pairs(self._filled(**values)))
 
     def restart(self) -> None:
         """Restart the application and wait for a login."""
@@ -403,20 +386,17 @@ class Lab:
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
             "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
-            **{name: text.format(**self._fields()) for name, text in self._own_lines().items()},
+            **_pairs(self._filled()),
             **own,
             **self._settings,
         }
         (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
-        self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
+        self._write(self.app / "app.env", _lines(settings))
         account().own(self.app)
 
-    def _own_lines(self) -> dict[str, str]:
-        """The lines of the app's own app.env, with fields to be filled in."""
-        return dict(line.split("=", 1) for line in (APPS / self.kind / "app.env").read_text().splitlines())
-
-    def _fields(self) -> dict[str, object]:
-        return {
+    def _filled(self, **settings: object) -> str:
+        """The app's own settings file with this lab's values, or others."""
+        values = {
             "http_port": self.app_port,
             "host": self.server.host,
             "port": self.server.port,
@@ -425,10 +405,14 @@ class Lab:
             "password": self.server.passwords["odras_app"],
             "sslmode": "prefer",
             "pool_maximum": self.pool_maximum,
-            **self._configured,
         }
+        return (APPS / self.kind / "app.env").read_text().format(**{**values, **settings})
 
     def _await_login(self) -> None:
+        # The shell has said the pid of the process before that has become the application.
+        with suppress(LabError):
+            wait_until(self.app_pids, "the application's process", 5)
+
         def answers() -> bool:
             if not self.app_pids():
                 end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
@@ -489,7 +473,6 @@ class Lab:
         self.app_port: int = state["app_port"]
         self.partner_port: int = state["partner_port"]
         self.pool_maximum = POOL_MAXIMUM[self.kind]
-        self._configured: dict[str, Any] = state.get("configured", {})
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
@@ -506,6 +489,14 @@ class Lab:
         """Write a file that holds a password: readable by its owner alone from the start."""
         path.touch(mode=0o600)
         path.write_text(text)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def _lines(settings: Mapping[str, object]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

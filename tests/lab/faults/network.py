@@ -54,7 +54,7 @@ def syn_dropped(lab: Lab) -> str:
 def name_unresolved(lab: Lab) -> str:
     """The name of the server's host is known no more."""
     named(lab)
-    lab.configure(POSTGRES_HOST=NAME)
+    lab.fill(host=NAME)
     lab.restart()
     named(lab, "")
     return f"{NAME} resolves no more"
@@ -68,10 +68,10 @@ def black_hole(lab: Lab) -> str:
     return f"the packets of {len(ports)} established flows are dropped; a new connection works"
 
 
-@fault("black_hole", "restart")
+@fault("black_hole", "restart", apps=("guide", "reference", "psycopg2"))
 def black_hole_of_a_full_pool(lab: Lab) -> str:
     """The same, where the pool may have no more connections than those."""
-    lab.configure(POSTGRES_POOL_MAX_CONNECTIONS=2, POSTGRES_POOL_MIN_CONNECTIONS=2)
+    lab.fill(pool_maximum=2)
     lab.restart()
     return black_hole(lab)
 
@@ -98,7 +98,7 @@ def _through_a_proxy(lab: Lab, logins: int = 8) -> subprocess.Popen[str]:
     """Put a proxy between the application and PostgreSQL, and see the application work through it."""
     port = lab.free_port()
     proxy = lab.other("proxy", listen=port, to=lab.server.port)
-    lab.configure(POSTGRES_PORT=port)
+    lab.fill(port=port)
     lab.restart()
     if set(lab.logins(logins)) != {200}:
         raise LabError("logins fail through the proxy")
@@ -112,10 +112,10 @@ def proxy_hang(lab: Lab) -> str:
     return "the proxy between the application and PostgreSQL accepts and delivers nothing"
 
 
-@fault("proxy_hang", "restart")
+@fault("proxy_hang", "restart", apps=("guide", "reference", "psycopg2"))
 def proxy_hang_mended(lab: Lab) -> str:
     """The proxy forgot the established flows, and acknowledges them; it serves new ones."""
-    lab.configure(POSTGRES_POOL_MAX_CONNECTIONS=2, POSTGRES_POOL_MIN_CONNECTIONS=2)
+    lab.fill(pool_maximum=2)
     _through_a_proxy(lab, logins=2).send_signal(signal.SIGUSR2)
     lab.users(count=2)
     wait_until(lambda: lab.login() != 200, "logins fail")
@@ -166,7 +166,7 @@ def _through_pgbouncer(lab: Lab, more: str) -> int:
     (lab.others / "pgbouncer.ini").write_text(settings)
     lab.started(program, "-q", "pgbouncer.ini")
     wait_until(lambda: lab.listens(port), "PgBouncer accepts connections")
-    lab.configure(POSTGRES_PORT=port)
+    lab.fill(port=port)
     lab.restart()
     if set(lab.logins(8)) != {200}:
         raise LabError("logins fail through PgBouncer")

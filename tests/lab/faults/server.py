@@ -131,7 +131,7 @@ def database_limit(lab: Lab) -> str:
 @fault("authentication_failed", "none")
 def authentication_failed(lab: Lab) -> str:
     """The secret on disk becomes another one; the running application is still connected."""
-    lab.configure(POSTGRES_PASSWORD="not-the-one-on-the-server")
+    lab.fill(password="not-the-one-on-the-server")
     seen(lab, 200)
     return "the password in app.env is another one now; a login over an open connection answered 200"
 
@@ -176,8 +176,19 @@ def role_may_not_log_in(lab: Lab) -> str:
 @fault("authentication_failed", "none")
 def tls_refused(lab: Lab) -> str:
     """The configuration asks for TLS, and the server has none."""
-    lab.configure(POSTGRES_SSLMODE="require")
+    file = lab.app / "app.env"
+    lines = [_with_tls(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(lines) + "\n")
     return "app.env asks for TLS (sslmode require), which the server does not offer"
+
+
+def _with_tls(line: str) -> str:
+    """A line of app.env, in whatever form it names the database, with sslmode=require."""
+    if line.startswith("POSTGRES_HOST="):
+        return f"{line}\nPOSTGRES_SSLMODE=require"
+    if "://" in line:
+        return f"{line}?sslmode=require"
+    return line.replace(" dbname=", " sslmode=require dbname=")
 
 
 # -- read only ---------------------------------------------------------------------------------------------
