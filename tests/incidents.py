@@ -42,11 +42,12 @@ RESULTS = ROOT / "bench/results/incidents.json"
 EVIDENCE = RESULTS.with_name("incidents.jsonl.xz")
 RECORDED = ROOT / "tests/evidence"
 WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runbook explain`
-# Judged whole: every verdict has to be decided. Of the others this share, and the rest never wrong.
-OWN_APPS = ("guide", "reference")
+# What knows us has to be decided always; of the foreign apps this share, and the rest never wrong.
+OWN_APPS = ("reference",)
 FOREIGN_SHARE = 0.8
+WHOLE_APPS = (*OWN_APPS, "guide")  # a sample leaves nothing out of these
 INCIDENT_SECONDS = 180  # one that takes longer is ended, and counts as wrong
-UNSHARE = ("unshare", "--net", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child")
+UNSHARE = ("unshare", "--net", "--uts", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child")
 
 Row = dict[str, Any]
 
@@ -196,6 +197,7 @@ def work(app: str, home: Path) -> int:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
     hosts = home / "hosts"  # over this machine's own, which nobody else sees
     hosts.write_text("127.0.0.1 localhost\n")
+    subprocess.run(["hostname", "web-1"], check=True, timeout=10)
     subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True, timeout=10)
     lab = Lab(home / "lab", app)
     try:
@@ -372,7 +374,7 @@ def trouble(row: Row) -> str:
         return "the login fails after it"
     if row["confidence"] != "unknown" and row["cause"] != row["wanted_cause"]:
         return f"wanted {row['wanted_cause']}"
-    if row["app"] in OWN_APPS and row["confidence"] != "decided":
+    if row["app"] in OWN_APPS and row["confidence"] != "decided" and row["wanted_cause"] != "unknown":
         return f"wanted {row['wanted_cause']}, decided"
     if row["confidence"] == "unknown" and not row["unread"]:
         return "unknown, and no view is named"
@@ -395,7 +397,7 @@ def summary(rows: list[Row]) -> tuple[str, bool]:
     missed = [r for r in rows if r["restarted"] == "none" != r["wanted_restart"]]
     wrong = [row for row in rows if trouble(row)]
     foreign = [row for row in rows if row["app"] not in OWN_APPS]
-    right = [r for r in foreign if (r["cause"], r["confidence"]) == (r["wanted_cause"], "decided")]
+    right = [r for r in foreign if r["cause"] == r["wanted_cause"] and r["confidence"] != "likely"]
     enough = len(right) >= FOREIGN_SHARE * len(foreign)
     seconds = sorted(row["seconds"] for row in rows)
     middle = f", {seconds[len(seconds) // 2]:.1f} s in the middle" if rows else ""
@@ -454,9 +456,9 @@ def check() -> int:
 
 
 def sampled(wanted: list[Case], seed: int) -> list[Case]:
-    """The single faults of our own apps first, the rest after them, all in the order of the seed."""
+    """The single faults of the apps that are run whole first, the rest after them, in the order of the seed."""
     random.Random(seed).shuffle(wanted)
-    return sorted(wanted, key=lambda case: case.app not in OWN_APPS or len(case.faults) > 1)
+    return sorted(wanted, key=lambda case: case.app not in WHOLE_APPS or len(case.faults) > 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -510,5 +512,5 @@ def main(arguments: list[str] | None = None) -> int:
         keep(harness)
     if given.record:
         record(harness)
-    own_missing = [c for c in harness.not_run if c.app in OWN_APPS and len(c.faults) == 1]
-    return 0 if well and not harness.errors and not own_missing and harness.rows else 1
+    missing = [case for case in harness.not_run if case.app in WHOLE_APPS and len(case.faults) == 1]
+    return 0 if well and not harness.errors and not missing and harness.rows else 1

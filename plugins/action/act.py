@@ -62,8 +62,8 @@ class ActionModule(ActionBase):
     def _refusal(self, run: Run, facts: Facts, action: dict[str, Any]) -> str:
         """The first precondition that does not hold, in words; empty when all do."""
         arguments = self._task.args
-        if arguments["restart"] == "never":
-            return "diagnose_restart is never"
+        if arguments["restart"] not in ("auto", "ask"):
+            return f"diagnose_restart is {arguments['restart']}"
         if facts.login_fails is not True:
             return "it was not seen that the login fails"
         if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):

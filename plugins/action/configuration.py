@@ -27,8 +27,7 @@ def planned(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"finish or undo: rollout {told['run_id']} by {told['who']} was interrupted (at {told['step']})"
         )
-    if plan["write"]:
-        lines.append("write: the file on disk is another, see --diff")
+    lines += [f"write: {words}" for words in plan["write"]]
     lines += [f"restart: {words}" for words in plan["restart"]]
     if plan["start"]:
         lines.append("start: it does not run")
@@ -67,7 +66,6 @@ class ActionModule(ActionBase):
                 str(answer.get("module_stderr") or answer.get("msg") or "no answer").strip().splitlines()[-1]
             )
             told = {"result": "lost", "why": words[:500], "healthy": False, "problems": [words[:500]]}
-            result["failed"] = True
         result.update({key: answer[key] for key in ("changed", "diff") if key in answer}, told=told)
         result["ansible_facts"] = run.facts()
         run.note(f"{operation}/{file_name(host)}.json", {"host": host, **told})
@@ -75,8 +73,6 @@ class ActionModule(ActionBase):
             for words in (*told["problems"], *(planned(told) if "act" in told else ())):
                 run.say(host, words)
             return result
-        result["failed"] = told["result"] not in ("done", "unchanged")
-        result["msg"] = f"{told['result']}: {told['why']}"
         run.say(host, self._progress(run, place, told))
         return result
 

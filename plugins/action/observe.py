@@ -10,7 +10,13 @@ from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
-from ..module_utils.runbook.report.observation import headline, looks_words, observation, observation_screen
+from ..module_utils.runbook.report.observation import (
+    headline,
+    looks_words,
+    observation,
+    observation_screen,
+    wanted_words,
+)
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
@@ -88,7 +94,7 @@ class ActionModule(ActionBase):
                 self._refuse_what_does_not_fit(run, variables, label, {h: maxima[h] for h in hosts})
         for host, seen in hosts.items():
             pids = [str(status["pid"]) for status in Facts(seen.host).pool or []]
-            words = ", ".join(f"{name} {value}" for name, value in plan["hosts"][host].items())
+            words = wanted_words(plan["hosts"][host])
             verb = "would switch" if self._task.check_mode else "switching"
             if pids:
                 run.say(host, f"{verb} for {duration(minutes * 60)}: {words} in pid {', '.join(pids)}")

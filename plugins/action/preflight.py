@@ -84,34 +84,37 @@ def defaults(role: str) -> dict[str, Any]:
     return loaded
 
 
+def number(variables: dict[str, Any], name: str) -> int:
+    """A whole number that a host's variables give, or the roles' defaults."""
+    given = variables.get(name, {**defaults("app"), **defaults("postgres")}[name])
+    try:
+        return int(given)
+    except (TypeError, ValueError):
+        raise AnsibleActionFail(f"{name} is {given!r}: a whole number is wanted") from None
+
+
+def slots_of(server: dict[str, Any]) -> int:
+    """Connection slots that a server with these variables gives to the pools."""
+    reserved = ("postgres_superuser_reserved_connections", "postgres_reserved_connections")
+    return number(server, "postgres_max_connections") - sum(number(server, name) for name in reserved)
+
+
 def connection_budget(apps: dict[str, dict[str, Any]], server: dict[str, Any]) -> Optional[str]:
     """What is wrong with hosts x processes x maximum against the server's slots; None when it fits.
 
     ``apps``: host → its variables. ``server``: the variables of the database's host.
     """
-    told = {**defaults("app"), **defaults("postgres")}
-
-    def value(variables: dict[str, Any], name: str) -> int:
-        given = variables.get(name, told[name])
-        try:
-            return int(given)
-        except (TypeError, ValueError):
-            raise AnsibleActionFail(f"{name} is {given!r}: a whole number is wanted") from None
-
     parts = {
-        host: value(v, "app_workers") * value(v, "postgres_pool_max_connections") for host, v in apps.items()
+        host: number(v, "app_workers") * number(v, "postgres_pool_max_connections")
+        for host, v in apps.items()
     }
-    slots = value(server, "postgres_max_connections")
-    reserved = value(server, "postgres_superuser_reserved_connections") + value(
-        server, "postgres_reserved_connections"
-    )
-    wanted = sum(parts.values())
-    if wanted <= slots - reserved:
+    slots, wanted = number(server, "postgres_max_connections"), sum(parts.values())
+    if wanted <= slots_of(server):
         return None
-    sums = ", ".join(f"{host} {number}" for host, number in sorted(parts.items()))
+    sums = ", ".join(f"{host} {share}" for host, share in sorted(parts.items()))
     return (
         f"the pools may open {wanted} connections (app_workers x postgres_pool_max_connections: {sums}), and the server"
-        f" gives them {slots - reserved} (postgres_max_connections {slots} - {reserved} reserved)"
+        f" gives them {slots_of(server)} (postgres_max_connections {slots} - {slots - slots_of(server)} reserved)"
     )
 
 

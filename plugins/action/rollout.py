@@ -6,10 +6,13 @@ import os
 import time
 from typing import Any, Optional
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.clock import rfc3339
+from ..module_utils.runbook.report.words import plain
 from ..plugin_utils.run import Run, who
+from .preflight import slots_of
 
 
 def over_budget(plans: dict[str, dict[str, Any]], slots: Optional[int]) -> list[str]:
@@ -30,6 +33,27 @@ def over_budget(plans: dict[str, dict[str, Any]], slots: Optional[int]) -> list[
     return problems
 
 
+def summary(results: dict[str, dict[str, Any]], failed: Optional[str]) -> list[str]:
+    """The end of the screen: what became of every host; hosts with the same end share a line."""
+    ends = {
+        "done": "has the new values, proven",
+        "unchanged": "had them already",
+        "undone": "has its former values back, proven, and is in traffic",
+        "not begun": "untouched",
+        "lost": "not known: the next run finishes or undoes it",
+        "refused": "untouched",
+    }
+    told: dict[str, list[str]] = {}
+    for host, row in sorted(results.items()):
+        words = "is NOT HEALTHY and out of traffic" if not row["healthy"] else ends[row["result"]]
+        told.setdefault(
+            words + (f": {row['why']}" if row["result"] != "done" and row["why"] else ""), []
+        ).append(host)
+    lines = [f"{', '.join(hosts)}   {words}" for words, hosts in told.items()]
+    head = f"STOPPED: {failed}" if failed else "ROLLED OUT"
+    return ["", head, *(f"  {line}" for line in lines), ""]
+
+
 class ActionModule(ActionBase):
     """Runs on the controller, once."""
 
@@ -38,14 +62,17 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         """``operation: decide`` fails with every reason against it; ``finish`` writes the record, and fails with
-        ``failed`` if that is given."""
+        ``failed`` if that is given; ``say`` prints ``words``."""
         result = super().run(tmp, task_vars)
         run = Run.begun(task_vars or {})
-        result["changed"] = False
+        result.update(changed=False, ansible_facts=run.facts())
+        if self._task.args["operation"] == "say":
+            run.say((task_vars or {})["inventory_hostname"], self._task.args["words"])
+            return result
         if self._task.args["operation"] == "decide":
             plans = run.notes("plan")
             problems = [f"{p['host']}: {words}" for p in plans.values() for words in p["problems"]]
-            problems += over_budget(plans, self._task.args.get("slots"))
+            problems += over_budget(plans, self._slots(task_vars or {}))
             if problems:
                 result.update(failed=True, msg=f"refused, nothing was touched: {'; '.join(problems)}")
             return result
@@ -54,6 +81,13 @@ class ActionModule(ActionBase):
         if failed:
             result.update(failed=True, msg=failed)
         return result
+
+    @staticmethod
+    def _slots(variables: dict[str, Any]) -> Optional[int]:
+        """What the server will give when this run may restart it; None when it stays as it is."""
+        servers = variables["groups"].get("postgres", [])
+        server = variables["hostvars"][servers[0]] if servers else {}
+        return slots_of(server) if boolean(server.get("postgres_restart", False)) else None
 
     def _record(self, run: Run, failed: Optional[str]) -> None:
         """One line for each rollout that touched a host, whoever of several failed hosts comes first."""
@@ -66,18 +100,18 @@ class ActionModule(ActionBase):
                 if plan["act"]
                 else "unchanged",
                 "why": done.get(name, {}).get("why", ""),
+                "healthy": done.get(name, {}).get("healthy", True),
                 "changes": plan["changes"],
                 "seconds": done.get(name, {}).get("seconds", 0),
             }
             for name, plan in plans.items()
         }
-        counts = [row["result"] for row in results.values()]
-        words = ", ".join(f"{counts.count(kind)} {kind}" for kind in dict.fromkeys(counts))
         try:
             os.close(os.open(run.path / "recorded", os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             return
-        run.say("", f"{'STOPPED' if failed else 'rolled out'}: {words}")
+        for words in summary(results, failed):
+            run.display.display(plain(words))
         if done:
             line = {"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "why": failed or ""}
             run.append(

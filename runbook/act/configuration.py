@@ -173,7 +173,7 @@ def _stale(request: Request, seen: Seen, values: Values) -> dict[tuple[str, str]
     for path in request["newer"]:
         # /proc tells whole ticks since a boot told in whole seconds: a second of doubt counts as newer
         if Path(path).exists() and Path(path).stat().st_mtime > proc.boot_time() + ticks / proc.TICKS + 1:
-            found.setdefault((path, "an older one"), []).append(seen.pid)
+            found.setdefault((path, "older"), []).append(seen.pid)
     return found
 
 
@@ -216,16 +216,23 @@ def plan(request: Request) -> dict[str, Any]:
     """What ``apply`` would do here and why, and what speaks against it; changes nothing.
 
     Returns ``{act, write, restart, changes, interrupted, problems, server, connections, slots, others}``;
-    ``restart`` is a list of words, ``changes`` is name → [running value, wanted value].
+    ``write`` and ``restart`` are lists of words, ``changes`` is name → [running value, wanted value].
     """
     values = _values(request)
     masker = Masker(request["secrets"].values())
     seen = _look(request)
     known = seen.unit.get("LoadState") == "loaded"
     stale = _stale(request, seen, values)
-    write = _differs_on_disk(request, seen)
+    on_disk = parse(seen.texts.values())
+    write = [
+        f"{name} is {_shown(request, name, on_disk.get(name))}, wanted {_shown(request, name, values.get(name))}"
+        for name in sorted({**on_disk, **values})
+        if on_disk.get(name) != values.get(name)
+    ]
+    if not write and _differs_on_disk(request, seen):
+        write = ["owner, rights or text that is no variable"]
     restart = [
-        f"{name}: {'process' if len(pids) == 1 else 'processes'} {', '.join(map(str, pids))} has {has}"
+        f"{name} is {has} in pid {', '.join(map(str, pids))}, wanted {_shown(request, name, values.get(name))}"
         for (name, has), pids in sorted(stale.items())
     ]
     told: dict[str, Any] = {

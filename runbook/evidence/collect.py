@@ -156,6 +156,11 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     watch: list[sockets.Watch] = []
     words: list[dict[str, Any]] = []
 
+    def last_look() -> dict[str, Any]:
+        watch[0].sample("after_login")
+        words[0]["waits"] = watch[0].waits()
+        return {}
+
     def first_look() -> dict[str, Any]:
         watch.append(sockets.Watch(pids, _peers(config.database)))
         watch[0].sample("before_login")
@@ -192,7 +197,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     if words:
         if sockets.suspicious(rows) or sockets.suspicious(watch[0].samples[-1]["sockets"]):
             time.sleep(max(0.0, watch[0].started + _SECOND_LOOK - time.monotonic()))
-        Job(_SOCKETS, lambda: {"rows": watch[0].sample("after_login")}).view()
+        Job(_SOCKETS, last_look).view()
     views["sockets"] = _sockets_view(watch, words, first_view, views["process"], config)
     views["log"] = Job(_LOG, follower.data).view() if follower else view(None, log_reason)
     views["source"] = source.view()

@@ -7,6 +7,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
@@ -132,13 +133,17 @@ def link(path: Path) -> Optional[str]:
 
 def socket_fds(pid: int) -> Optional[dict[int, int]]:
     """fd → inode of every socket that a process holds; None without the right to look."""
+    directory = f"{PROC}/{pid}/fd/"  # all descriptors of all processes are read: no Path for each
     try:
-        names = os.listdir(PROC / str(pid) / "fd")
+        names = os.listdir(directory)
     except OSError:
         return None
     found: dict[int, int] = {}
     for name in names:
-        target = link(PROC / str(pid) / "fd" / name) or ""
+        try:
+            target = os.readlink(directory + name)
+        except OSError:  # closed meanwhile
+            continue
         if target.startswith("socket:["):
             found[int(name)] = int(target[8:-1])
     return found
@@ -174,6 +179,7 @@ def tcp_table(pid: int) -> dict[int, dict[str, Any]]:
     return table
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> str:
     """``0100007F:1538`` → ``127.0.0.1:5432``; IPv4 in IPv6 is shown as IPv4."""
     raw, port = text.split(":")

@@ -103,7 +103,24 @@ class Watch:
                     words.append({**here, "local": row["local"], "peer": row["peer"], **last_words(copy)})
             finally:
                 copy.close()
-        return {"last_words": words, "options": options, "peek": peek}
+        return {"last_words": words, "options": options, "waits": [], "peek": peek}
+
+    def waits(self) -> list[dict[str, Any]]:
+        """The connections of the last sample on which a request went out and nothing has come back since."""
+        found: list[dict[str, Any]] = []
+        for row in self.samples[-1]["sockets"][:_MOST_PEEKED]:
+            if row["state"] != "ESTAB":
+                continue
+            try:
+                with duplicate(row["pid"], row["fd"]) as copy:
+                    seconds = unanswered(copy)
+            except OSError:
+                continue  # gone meanwhile; or no right, which ``read`` has said already
+            if seconds is not None:
+                place = {key: row[key] for key in ("pid", "fd", "local", "peer")}
+                acknowledged = not (row["send_q"] or row["probes"] or row["retransmits"])
+                found.append({**place, "seconds": seconds, "acknowledged": acknowledged})
+        return found
 
     def data(self, read: dict[str, Any]) -> dict[str, Any]:
         """The data of view ``sockets``."""
@@ -164,20 +181,31 @@ def live_options(copy: socket.socket) -> dict[str, Any]:
     }
 
 
+def _ages(copy: socket.socket) -> tuple[int, float, float]:
+    """(state, seconds since data was last sent, seconds since data last came) of a socket."""
+    # struct tcp_info of linux/tcp.h: the state is byte 0; the milliseconds are the words at 44 and 52.
+    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
+    return info[0], struct.unpack_from("=I", info, 44)[0] / 1000, struct.unpack_from("=I", info, 52)[0] / 1000
+
+
+def unanswered(copy: socket.socket) -> Optional[float]:
+    """For how many seconds a request has had no answer; None where the last word was the other side's."""
+    _, sent, received = _ages(copy)
+    return sent if sent < received else None
+
+
 def last_words(copy: socket.socket) -> dict[str, Any]:
     """What lies unread in the queue of a socket, without taking it."""
-    # struct tcp_info of linux/tcp.h: the state is byte 0; milliseconds since data was sent and received
-    # are the words at 44 and 52.
-    info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)
-    idle = min(struct.unpack_from("=I", info, 44)[0], struct.unpack_from("=I", info, 52)[0]) / 1000
+    state, sent, received = _ages(copy)
+    ages = {"idle_seconds": min(sent, received), "in_use": sent < received}
     nothing: dict[str, Any] = {
         "kind": "fin",
         "sqlstate": None,
         "message": None,
         "bytes": 0,
-        "idle_seconds": idle,
+        **ages,
     }
-    if info[0] == _CLOSED:
+    if state == _CLOSED:
         # A pending ECONNRESET belongs to the application: even a peek would take it away, so no peek.
         return {**nothing, "kind": "rst"}
     try:
@@ -186,7 +214,7 @@ def last_words(copy: socket.socket) -> dict[str, Any]:
         return {**nothing, "kind": "bytes"}
     except ConnectionError:
         return {**nothing, "kind": "rst"}
-    return {**interpret(unread), "idle_seconds": idle}
+    return {**interpret(unread), **ages}
 
 
 def interpret(unread: bytes) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def collect(
     target: dict[str, Any],
     password: Optional[str],
     deadline_seconds: float,
+    *,
     app_user: Optional[str] = None,
     app_database: Optional[str] = None,
-    *,
     command: Optional[list[str]] = None,
 ) -> dict[str, View]:
     """The ``views`` of the database evidence. Ends within ``deadline_seconds``; a failure is data.

@@ -8,12 +8,6 @@ from ..verdict.conditions import count
 from .words import duration, heading, plain, section
 
 MOST_SITES, MOST_HELD, MOST_FRAMES = 8, 5, 12
-NAMES = {
-    "monitor_interval": "monitor interval",
-    "log_level": "log level",
-    "stacks": "stacks",
-    "max_connections": "maximum",
-}
 # What an app without a status socket cannot be asked for.
 NOT_SWITCHED = "monitor interval, debug log, stacks and maximum: no process of the app has a status socket"
 
@@ -50,6 +44,19 @@ def observation(
         "log": ended["log"] if ended else None,
         "masked": ended["masked"] if ended else 0,
     }
+
+
+def wanted_words(values: Document) -> str:
+    """What is to be switched, in words."""
+    words = {
+        "monitor_interval": "monitor interval {:g} s",
+        "log_level": "log level {}",
+        "stacks": "stacks {}",
+        "max_connections": "maximum {}",
+    }
+    shown = {True: "on", False: "off"}
+    told = {name: shown[value] if isinstance(value, bool) else value for name, value in values.items()}
+    return ", ".join(words[name].format(value) for name, value in told.items())
 
 
 def sites(document: Document) -> list[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,6 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 def page(report: dict[str, Any]) -> str:
     """The page of one host. Needs Jinja2, which the controller has; everything is escaped."""
-    # here, not above: `runbook show` prints a screen without the package
-    from jinja2 import Environment  # noqa: PLC0415
-
     word = state(report)
     tone = "good" if word.startswith(("HEALTHY", "RESTORED")) else "open" if "UNKNOWN" in word else "bad"
     happened = [
@@ -25,8 +23,7 @@ def page(report: dict[str, Any]) -> str:
         *(("before", words) for words in before(report)),
         *(("also", words) for words in [", ".join(report["contributing"])] if words),
     ]
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
-    text: str = template.render(
+    text: str = _template().render(
         report=report,
         state=word,
         tone=tone,
@@ -39,6 +36,14 @@ def page(report: dict[str, Any]) -> str:
         steps=[(f"{s['step']} {s['name']}", f"{s['status']}: {s['summary']}") for s in report["steps"]],
     )
     return plain(text) + "\n"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    # here, not above: `runbook show` prints a screen without the package
+    from jinja2 import Environment  # noqa: PLC0415
+
+    return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
 
 
 def _views(rows: list[dict[str, str]]) -> list[tuple[str, str]]:

@@ -44,6 +44,11 @@ def if_not_stopped_by_a_person(facts: Facts) -> Optional[bool]:
     return None if not isinstance(stopped, bool) else not stopped
 
 
+def if_a_new_connection_works(facts: Facts) -> Optional[bool]:
+    """A restart gives the app new connections, so it helps as soon as those work."""
+    return facts.new_ok
+
+
 def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
     """A restart helps only when a freshly resolved connection reaches a primary."""
     recovery = facts.new_server.get("in_recovery")
@@ -95,16 +100,40 @@ def _next_slots(facts: Facts) -> list[str]:
     return [first, *([f"who has the slots: {', '.join(named)}; ask their owners"] if named else [])]
 
 
+def _next_bouncer(facts: Facts) -> list[str]:
+    """Who keeps PgBouncer's server connections: the sessions of the app's role that do not idle."""
+    busy = [s for s in facts.backends or [] if text(s.get("state")) not in ("", "idle")]
+    busy.sort(key=lambda session: text(session.get("xact_start")) or "~")
+    steps = [
+        f"pid {whole(s.get('pid'))} keeps one of its server connections: {session_words(facts, s)}"
+        for s in busy[:3]
+    ]
+    steps += ["end what is not wanted: " + end_session(s) for s in busy[:1]]
+    steps.append(f"or raise default_pool_size of PgBouncer at {facts.target}, within the server's headroom")
+    return steps
+
+
+def session_words(facts: Facts, session: dict[str, object]) -> str:
+    """Who a session is, what it does and for how long, in one line."""
+    age = facts.server_age(session.get("xact_start") or session.get("state_change"))
+    since = f" for {age:.0f} s" if age is not None else ""
+    who = f"{text(session.get('role')) or '?'} ({text(session.get('application_name')) or 'no name'},"
+    where = text(session.get("client_address")) or "local"
+    return f"{who} {where}), {text(session.get('state'))}{since}: {text(session.get('query'))[:80]}"
+
+
+def end_session(session: dict[str, object]) -> str:
+    """The statement that ends this session and no other; it rolls its open transaction back."""
+    return _END_SESSION.format(pid=whole(session.get("pid")), start=text(session.get("backend_start")))
+
+
 def _next_lock(facts: Facts) -> list[str]:
     root = c.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
-    pid, start = whole(root.get("pid")), text(root.get("backend_start"))
     return [
-        f"the root is pid {pid}, {text(root.get('role'))} ({text(root.get('application_name'))},"
-        f" {text(root.get('client_address')) or 'local'}), {text(root.get('state'))}: {text(root.get('query'))[:80]}",
-        "ask its owner first; to end it (its open transaction is rolled back): "
-        + _END_SESSION.format(pid=pid, start=start),
+        f"the root is pid {whole(root.get('pid'))}, {session_words(facts, root)}",
+        f"ask its owner first; to end it (its open transaction is rolled back): {end_session(root)}",
     ]
 
 
@@ -153,13 +182,12 @@ def _next_nested(facts: Facts) -> list[str]:
 def _next_slow(facts: Facts) -> list[str]:
     slow = c.slow_sessions(facts)
     oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
-    pid, start = whole(oldest.get("pid")), text(oldest.get("backend_start"))
     query = c.most_common([text(s.get("query")) for s in slow])
     return [
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
         f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
-        + _END_SESSION.format(pid=pid, start=start),
+        + end_session(oldest),
     ]
 
 
@@ -171,7 +199,7 @@ def _next_held(facts: Facts) -> list[str]:
 
 def _next_too_small(facts: Facts) -> list[str]:
     room = number((facts.limits or {}).get("headroom"))
-    told = facts.setting(*POOL_SIZES)
+    told = facts.on_disk(*POOL_SIZES)
     within = f"; the server has {room:.0f} slots free" if room is not None else ""
     return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
 
@@ -247,17 +275,16 @@ CAUSES: tuple[Cause, ...] = (
         (c.new_connection_hangs_in_query, c.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
-        say(
-            "SHOW POOLS on PgBouncer: cl_waiting, maxwait; raise default_pool_size, or end what holds its servers"
-        ),
+        _next_bouncer,
+        not_to_confuse=("postgres_not_answering", "proxy_hang", "lock_contention"),
     ),
     Cause(
         "proxy_hang",
         "something between the app and PostgreSQL accepts and does not deliver",
         (c.any_of(c.new_connection_silent, c.flows_hang), c.database_answers_elsewhere),
-        helps,
-        "it helps once the proxy is mended",
-        say("mend the proxy between this host and {target} first; then run this again"),
+        if_a_new_connection_works,
+        "it gives the app new connections, which helps once they work through the proxy",
+        say("mend the proxy at {target}, which accepts and does not deliver; then run this again"),
     ),
     Cause(
         "postgres_not_answering",
@@ -372,7 +399,7 @@ CAUSES: tuple[Cause, ...] = (
         "black_hole",
         "packets to PostgreSQL vanish on established connections",
         (c.peer_is_silent, c.new_connection_works),
-        helps,
+        if_login_still_fails,
         "threads stuck in recv come free only with the process",
         say(
             "find what dropped the state of these flows (firewall, NAT); set tcp_user_timeout and keepalives"

@@ -199,8 +199,33 @@ def new_connection_hangs_in_query(facts: Facts) -> Answer:
 
 
 def pgbouncer_queues(facts: Facts) -> Answer:
-    """D: SHOW POOLS of PgBouncer shows waiting clients, and every server connection active."""
-    return Answer(None, "what PgBouncer says of its queues (SHOW POOLS is not read yet)", "new_connection")
+    """N: SHOW POOLS of the PgBouncer in between shows waiting clients and no idle server connection."""
+    hangs = new_connection_hangs_in_query(facts)
+    if not hangs.value:
+        return hangs
+    if facts.bouncer is None:
+        return no("new_connection", f"no PgBouncer answers at {facts.target}")
+    if facts.bouncer.get("pools") is None:
+        why = text(facts.bouncer.get("refused"))
+        return Answer(
+            None,
+            f"how many clients wait at PgBouncer: SHOW POOLS is not for this role ({why})",
+            "new_connection",
+        )
+    waiting, busy, idle, longest = bouncer_counts(facts)
+    words = (
+        f"{count(waiting, 'client')} of PgBouncer wait, the first for {longest} s;"
+        f" of its server connections {busy} are busy and {idle} idle"
+    )
+    return (yes if waiting and not idle else no)("new_connection", words)
+
+
+def bouncer_counts(facts: Facts) -> tuple[int, int, int, int]:
+    """(waiting clients, busy and idle server connections, seconds that the first client waits)."""
+    pools = rows(mapping(facts.bouncer).get("pools"))
+    waiting, busy = (sum(whole(pool.get(name)) for pool in pools) for name in ("cl_waiting", "sv_active"))
+    idle = sum(whole(pool.get("sv_idle")) + whole(pool.get("sv_used")) for pool in pools)
+    return waiting, busy, idle, max((whole(pool.get("maxwait")) for pool in pools), default=0)
 
 
 def new_connection_silent(facts: Facts) -> Answer:
@@ -208,12 +233,10 @@ def new_connection_silent(facts: Facts) -> Answer:
     answered = _new(facts, "whether the server answers after TCP was accepted")
     if answered:
         return answered
-    silent = facts.new_error.get("kind") == "timeout" and facts.new_phase in (
-        "tls",
-        "startup",
-        "auth",
-        "query",
-    )
+    if facts.bouncer is not None:
+        return no("new_connection", f"PgBouncer at {facts.target} answers at its console")
+    late = ("tls", "startup", "auth", "query")
+    silent = facts.new_error.get("kind") == "timeout" and facts.new_phase in late
     return _failed(facts, silent or facts.new_error.get("sqlstate") == "57P03")
 
 
@@ -412,6 +435,9 @@ def workers_busy(facts: Facts) -> Answer:
 
 # S: sockets
 
+# The clocks of two hosts differ, and a request takes a moment to be seen on the server.
+_SETTLED_SECONDS = 2.0
+
 
 def _held(facts: Facts, question: str) -> Optional[Answer]:
     return unread(facts, "sockets", question) if facts.held is None else None
@@ -429,40 +455,33 @@ def peer_is_silent(facts: Facts) -> Answer:
 
 
 def flows_hang(facts: Facts) -> Answer:
-    """S, D: connections that the kernel finds healthy hang: something in between acknowledges for nobody."""
-    hangs = login_hangs(facts)
-    if hangs.value is False:
-        return no("login", hangs.text)
+    """S, D: requests went out on connections that the kernel finds healthy, and the server works on none."""
+    if facts.login_fails is False:
+        return no("login", "the login works")
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
-    question = "whether an open connection hangs without the kernel noticing"
-    looks, before = doing.while_it_hangs(facts), doing.before_the_probe(facts)
-    if not looks or not before:
-        return unread(facts, "process", question)
-    standing = doing.standing(facts, looks)
-    if not standing:
-        return no("process", "no thread of the app stands waiting for an answer of PostgreSQL")
-    if all(facts.state_at(local) == "active" for local in standing):
-        return no("activity", f"PostgreSQL is at work for all {len(standing)} threads that wait for it")
-    # The server was asked before the probe: only what stood already then can have been asleep at that time.
-    asleep = [
-        local
-        for local in doing.standing(facts, [before, *looks])
-        if facts.state_at(local) not in ("active", None)
+    if facts.bouncer is not None:
+        return no("new_connection", f"PgBouncer at {facts.target} answers at its console")
+    if facts.waits is None:
+        return unread(facts, "sockets", "whether a request on an open connection has no answer")
+    if facts.backends is None or facts.database_now is None:
+        return unread(facts, "activity", "whether the server works on what the app waits for")
+    # Only what had gone out well before the server was looked at can be missed there.
+    lost = [
+        wait
+        for wait in facts.waits
+        if wait.get("acknowledged") is True and wait["sent"] < facts.database_now - _SETTLED_SECONDS
     ]
-    if not asleep:
-        return unread(facts, "activity", question)
-    return yes(
-        "activity",
-        f"threads wait for PostgreSQL on {count(len(asleep), 'connection')}, and it is not at work there",
-    )
+    active = sum(1 for session in facts.backends if session.get("state") == "active")
+    words = f"{count(len(lost), 'request')} unanswered, {active} that the server works on"
+    return (yes if len(lost) > active else no)("sockets", words)
 
 
 def database_answers_elsewhere(facts: Facts) -> Answer:
     """D: the database answers from beyond whatever is in between."""
     if facts.connection is None:
         return unread(facts, "connection", "whether the database answers from beyond the proxy")
-    if facts.connection.get("ok") is True and facts.read_from_here:
+    if facts.connection.get("ok") is True and facts.read_from_here and not facts.new_ok:
         return Answer(
             None, "whether the database answers from beyond the proxy (it was read from here)", "connection"
         )
@@ -485,6 +504,8 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         if missing:
             return missing
         found = facts.words_with(sqlstate)
+        if not found and facts.hidden_words:
+            return _hidden(facts, sqlstate, meaning)
         return (yes if found else no)(
             "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
@@ -496,18 +517,46 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
     return said
 
 
+# By SQLSTATE: what the app's log calls it, and the setting without which the server does not do it.
+_ENDINGS = {
+    "57P01": ("terminated_by_administrator", None),
+    "57P02": ("crash_of_another_process", None),
+    "57P05": ("idle_session_timeout", "idle_session_timeout"),
+    "25P03": ("idle_in_transaction_timeout", "idle_in_transaction_session_timeout"),
+    "25P04": ("transaction_timeout", "transaction_timeout"),
+}
+
+
+def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
+    """TLS hides the words. The app's log may have them, and the server's settings what it cannot have said."""
+    hidden = count(facts.hidden_words, "connection")
+    name, setting = _ENDINGS[sqlstate]
+    if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
+        told = facts.logged_now(name) or 0
+        words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
+        return (yes if told else no)("log", words)
+    if setting and facts.setting(setting) == "0":
+        return no("server", f"{setting} is 0 for the app's role")
+    words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
+    return Answer(None, f"{words}, and the app's log has none of them", "sockets")
+
+
 def cut_without_a_word(facts: Facts) -> Answer:
-    """S: something ended connections without a word (a bare FIN, or a reset) that had been idle for long."""
+    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited."""
     missing = _words(facts, "whether something cut connections without a word")
     if missing:
         return missing
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
-    idle = [number(row.get("idle_seconds")) for row in cut]
-    old = sum(1 for seconds in idle if seconds is not None and seconds >= IDLE_SECONDS)
-    if cut and not old and None in idle:
-        return Answer(None, f"how long {count(len(cut), 'cut connection')} had been idle", "sockets")
-    words = f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {old} of them idle for long"
-    return (yes if old else no)("sockets", words)
+    idle = [
+        row
+        for row in cut
+        if row.get("in_use") is False and (number(row.get("idle_seconds")) or 0) >= IDLE_SECONDS
+    ]
+    longest = max((number(row.get("idle_seconds")) or 0.0 for row in idle), default=0.0)
+    words = (
+        f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
+    )
+    return (yes if idle else no)("sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
 
 
 def dead_connections_held(facts: Facts) -> Answer:

@@ -12,8 +12,9 @@ from ..common.clock import rfc3339, seconds_of
 
 # How long something must last to count as old, in seconds. A request of a web app is over by then.
 OLD_SECONDS = 30.0
-# From when a connection counts as idle for long, in seconds; the shortest idle cut seen in the wild is 240 s.
-IDLE_SECONDS = 60.0
+# From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
+# for how long nothing has come over it; so a longer time would not prove more.
+IDLE_SECONDS = 2.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -87,6 +88,7 @@ class Facts:
         self._database_views = mapping(mapping(database).get("views"))
         self.read_from_here = text(mapping(database).get("collected_from")) == text(self.document.get("host"))
         self.now = seconds_of(self.document.get("collected_at"))
+        self.database_now = seconds_of(mapping(database).get("collected_at"))
         self.login = self._data("login")
         self.new = self._data("new_connection")
         self.sockets = self._data("sockets")
@@ -176,6 +178,12 @@ class Facts:
     def new_server(self) -> dict[str, Any]:
         """What the server said of itself to the new connection."""
         return mapping(self.new.get("server")) if self.new else {}
+
+    @property
+    def bouncer(self) -> Optional[dict[str, Any]]:
+        """What the console of a PgBouncer at that address said; None where none answered, or none was asked."""
+        found = (self.new or {}).get("pgbouncer")
+        return found if isinstance(found, dict) else None
 
     @property
     def target(self) -> str:
@@ -318,6 +326,31 @@ class Facts:
         return sum(1 for row in self.words or [] if row.get("sqlstate") in sqlstates)
 
     @property
+    def waits(self) -> Optional[list[dict[str, Any]]]:
+        """Connections on which a request had no answer after the probe; None when that could not be read.
+
+        Each with ``sent``: when the request went out, seconds since the epoch.
+        """
+        if self.words is None or self.now is None:
+            return None
+        samples = rows(mapping(self.sockets).get("samples"))
+        looked = self.now + (number(samples[-1].get("second")) or 0.0) if samples else self.now
+        found = rows(mapping(self.sockets).get("waits"))
+        return [{**row, "sent": looked - (number(row.get("seconds")) or 0.0)} for row in found]
+
+    @property
+    def hidden_words(self) -> int:
+        """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
+        ended = {
+            (row.get("pid"), row.get("fd")) for row in self.held or [] if row.get("state") == "CLOSE-WAIT"
+        }
+        return sum(
+            1
+            for row in self.words or []
+            if row.get("kind") == "bytes" and (row.get("pid"), row.get("fd")) in ended
+        )
+
+    @property
     def silent(self) -> Optional[int]:
         """Sockets whose peer is silent; None when not read.
 
@@ -361,7 +394,7 @@ class Facts:
                 return site[len(directory) :]
         return site
 
-    def setting(self, *names: str) -> str:
+    def on_disk(self, *names: str) -> str:
         """The first of these settings as it stands on disk, with its place: ``NAME is 20 in FILE:9``."""
         settings = mapping((self.config or {}).get("settings"))
         for name in names:
@@ -576,6 +609,17 @@ class Facts:
         """When the server started."""
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
+
+    def setting(self, name: str) -> Optional[str]:
+        """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
+        server is older than the setting; None where it is not known."""
+        if self.server is None:
+            return None
+        for row in rows(self.server.get("settings")):
+            if row.get("name") == name:
+                return text(row.get("setting"))
+        hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
+        return None if hidden else "0"
 
     @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:

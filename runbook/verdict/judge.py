@@ -94,14 +94,17 @@ def judge(host: Any, database: Any = None) -> Verdict:
     if found.gives_way and found.gives_way.value is None:
         unsettled, open_above = [*unsettled, found], [*open_above, found]
     cause = found.cause
-    helps = cause.restart(facts)
+    helps, why_action = cause.restart(facts), ""
+    if helps and facts.login_fails is False:
+        helps, why_action = False, "the login works"  # nobody is locked out now
+    why_action = why_action or why_of(cause, helps)
     return Verdict(
         cause=cause.id,
         title=_title(cause, facts),
         confidence="likely" if open_above else "decided",
         restart_helps=helps,
         action=cause.action if helps else "open" if helps is None else "none",
-        why_action=why_of(cause, helps),
+        why_action=why_action,
         contributing=[
             one.cause.id
             for one in judged
@@ -204,7 +207,8 @@ def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "lock_contention":
         return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":
-        return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
+        ended = facts.words_with("57P01") or facts.hidden_words
+        return f"{count(ended, 'session')} of the app ended by an administrator"
     if cause.id == "healthy":
         told = facts.trouble
         broken = (

@@ -146,4 +146,5 @@ def _observed(
     pids = ", ".join(str(row["pid"]) for row in observed["processes"] if row["reverted"])
     came = f"{told} in the log" if told else "no line of it in the log" if observed["log"] else "log unread"
     value = observed["wanted"][switch]
-    return "ok", f"{value} in pid {pids} for {observed['seconds']:.0f} s, back by itself: {came}"
+    set_to = value if isinstance(value, str) else f"every {value:g} s"
+    return "ok", f"{set_to} in pid {pids} for {observed['seconds']:.0f} s, back by itself: {came}"

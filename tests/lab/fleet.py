@@ -14,32 +14,27 @@ import yaml
 from tests.lab.account import account, fresh_directory
 from tests.lab.faults import LabError, wait_until
 from tests.lab.lab import Lab
-from tests.lab.postgres import free_port
 
 
 class Sibling(Lab):
-    """One more process of the app of `first`, with a directory, a port, a log and a pool of its own.
+    """One more process of the app of `first`, with a directory, ports, a log and a pool of its own.
 
-    The server is that of `first`: `down` leaves it alone.
+    The server is that of `first`: `down` leaves it alone. Not for `break_` and `heal`, which mean a whole lab.
     """
 
     def __init__(self, first: Lab, home: Path) -> None:
         self.first = first
-        super().__init__(home)
+        super().__init__(home, first.kind)
 
     def up(self) -> str:
         """Start the app and wait until a login answers 200."""
         self.home.mkdir(mode=0o700, parents=True)
-        self._save(
-            directory=str(fresh_directory("odras-")), app_port=free_port(), password=self.first.password
-        )
+        ports = {"app_port": self.free_port(), "partner_port": self.free_port()}
+        directory = str(fresh_directory("odras-"))
+        self._save(directory=directory, kind=self.kind, password=self.first.password, **ports)
         left_out = shutil.ignore_patterns("__pycache__", self.log.name, self.pid_file.name)
         shutil.copytree(self.first.app, self.app, ignore=left_out)
-        settings = (self.app / "app.env").read_text()
-        port = f"ODRAS_PORT={self.first.app_port}\n"
-        if port not in settings:
-            raise LabError(f"{self.app}/app.env has no line {port!r}")
-        self._write(self.app / "app.env", settings.replace(port, f"ODRAS_PORT={self.app_port}\n"))
+        self.configure(ODRAS_PORT=self.app_port)
         account().own(self.app)
         self.odras("start")
         self._await_login()
@@ -59,22 +54,28 @@ class Sibling(Lab):
 
 
 class Fleet:
-    """`size` apps on one server, named web-1 and so on in the inventory; `first` is a whole lab."""
+    """`size` apps on one server, web-1 and so on in the inventory, with db-1; `first` is a whole lab.
 
-    def __init__(self, home: Path, size: int) -> None:
-        self.first = Lab(home / "web-1")
-        self._homes = [home / f"web-{number}" for number in range(2, size + 1)]
+    settings: further lines of every app.env. `server`: parameters of postgresql.conf.
+    """
+
+    def __init__(
+        self, home: Path, size: int, server: dict[str, object] | None = None, **settings: object
+    ) -> None:
+        self.first = Lab(home / "web-1", **settings)
         self.apps: list[Lab] = []
+        self._homes = [home / f"web-{number}" for number in range(2, size + 1)]
+        self._server = server or {}
 
-    def up(self, **settings: object) -> None:
-        """Start everything; `settings` are those of postgresql.conf. On failure nothing is left behind."""
+    def up(self) -> None:
+        """Start everything; on failure nothing is left behind."""
         self.first.up()
         self.apps = [self.first]
         try:
-            if settings:
+            if self._server:
                 self.first.server.stop()
-                self.first.server.start(**settings)
-                self.first.heal()
+                self.first.server.start(**self._server)
+                self.first.restart()
             for home in self._homes:
                 self.apps.append(Sibling(self.first, home))
                 self.apps[-1].up()
@@ -89,25 +90,30 @@ class Fleet:
                 app.down()
 
     def lose_slots(self) -> None:
-        """End all sessions again and again, with logins in between, until no pool has a slot left."""
-        for _ in range(3 * Lab.pool_maximum):
+        """End all sessions again and again, with logins in between, until no pool has a slot left.
+
+        Each app needs as many rounds as its pool has slots; the guide's own has 20.
+        """
+        statuses: list[int | None] = []
+        for _ in range(60):
             self.first.end_sessions()
             with ThreadPoolExecutor(len(self.apps)) as users:
-                statuses = [s for app in self.apps for s in users.map(lambda _, a=app: a.login(), range(2))]
+                statuses = [s for _ in range(2) for s in users.map(Lab.login, self.apps)]
             if set(statuses) == {500} and not self.first.sessions():
                 return
-        raise LabError(f"logins still answer {statuses}")
+        raise LabError(f"after 60 cuts the logins answer {statuses}")
 
     def inventory(self, path: Path, size: int | None = None, **variables: Any) -> Path:
-        """Write an inventory of `size` hosts (default: one for each app) to `path`; the path.
+        """Write an inventory of `size` app hosts (default: one for each app) to `path`; the path.
 
-        With more hosts than apps, several names share an app. `variables`: for all app hosts.
+        With more hosts than apps several names share an app. `variables`: for all app hosts.
         """
         groups = yaml.safe_load(self.first.inventory.read_text())["all"]["children"]
         hosts = {}
         for number in range(size or len(self.apps)):
             app = self.apps[number % len(self.apps)]
             own = app._hosts()["all"]["children"]["app"]["hosts"]["web-1"]
+            # Each host its own, so that the cool-down of one does not hold for another.
             state = f"{app.directory}/state-{number + 1}"
             hosts[f"web-{number + 1}"] = {**own, "diagnose_state_directory": state, **variables}
         groups["app"]["hosts"] = hosts

@@ -331,11 +331,11 @@ class Lab:
             raise LabError(f"odras.sh {action} ended with {result.returncode}: {result.stderr.strip()}")
         return result.stdout
 
-    def in_own_network(self, *command: str, input: str = "") -> None:
+    def in_own_network(self, *command: str, told: str = "") -> None:
         """Run a command that changes the network; LabError where that is not ours alone."""
         if not alone():
             raise LabError("this needs a network of its own: scripts/incidents makes one")
-        done = subprocess.run(command, input=input, text=True, capture_output=True, check=False, timeout=10)
+        done = subprocess.run(command, input=told, text=True, capture_output=True, check=False, timeout=10)
         if done.returncode:
             raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
 

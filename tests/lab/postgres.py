@@ -166,13 +166,17 @@ class Postgres:
         (self.data / "postgresql.auto.conf").write_text(lines)
 
     def heal(self) -> None:
-        """Running, and without anything that ALTER SYSTEM, ROLE or DATABASE changed."""
+        """Running, without clients, and without anything that ALTER SYSTEM, ROLE or DATABASE changed."""
         if (self.data / "standby.signal").exists():
             self.stop()
             (self.data / "standby.signal").unlink()
         if not self.running():
             (self.data / "postgresql.auto.conf").write_text("")
             self.start()
+        self.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
         self.sql("ALTER SYSTEM RESET ALL")
         self.sql("SELECT pg_reload_conf()")
         self.sql(_RESET_ALL)

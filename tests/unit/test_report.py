@@ -254,7 +254,8 @@ def test_the_screen_of_a_slot_leak() -> None:
 
 
 def test_what_is_only_likely_says_so() -> None:
-    assert "lock_contention (likely): " in screen(report_of(CASES["lock_contention"]))
+    incident = unread(CASES["lock_contention"], "process")
+    assert "lock_contention (likely): " in screen(report_of(incident))
 
 
 def test_what_contributes_is_named() -> None:

@@ -21,7 +21,7 @@ events = selectors.DefaultSelector()
 peers: dict[socket.socket, socket.socket] = {}
 clients: set[socket.socket] = set()
 silent: set[socket.socket] = set()
-hangs = False
+hangs: list[bool] = []  # with anything in it, what comes later hangs too
 
 
 def forget(one: socket.socket) -> None:
@@ -34,10 +34,9 @@ def forget(one: socket.socket) -> None:
 
 
 def on_signal(number: int, _: object) -> None:
-    global hangs
     if number in (signal.SIGUSR1, signal.SIGUSR2):
         silent.update(peers)
-        hangs = hangs or number == signal.SIGUSR1
+        hangs.extend([True] * (number == signal.SIGUSR1))
     for client in list(clients) if number in (signal.SIGINT, signal.SIGQUIT) else []:
         if number == signal.SIGQUIT:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
