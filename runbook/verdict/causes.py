@@ -182,13 +182,12 @@ def _next_nested(facts: Facts) -> list[str]:
 def _next_slow(facts: Facts) -> list[str]:
     slow = c.slow_sessions(facts)
     oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
-    pid, start = whole(oldest.get("pid")), text(oldest.get("backend_start"))
     query = c.most_common([text(s.get("query")) for s in slow])
     return [
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
         f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
-        + _END_SESSION.format(pid=pid, start=start),
+        + end_session(oldest),
     ]
 
 
@@ -200,7 +199,7 @@ def _next_held(facts: Facts) -> list[str]:
 
 def _next_too_small(facts: Facts) -> list[str]:
     room = number((facts.limits or {}).get("headroom"))
-    told = facts.setting(*POOL_SIZES)
+    told = facts.on_disk(*POOL_SIZES)
     within = f"; the server has {room:.0f} slots free" if room is not None else ""
     return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
 

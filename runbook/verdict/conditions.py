@@ -10,7 +10,18 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from ..common.clock import seconds_of
 from . import doing
-from .facts import IDLE_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+from .facts import (
+    EXHAUSTED_SECONDS,
+    IDLE_SECONDS,
+    MONITOR_SECONDS,
+    OLD_SECONDS,
+    Facts,
+    mapping,
+    number,
+    rows,
+    text,
+    whole,
+)
 
 
 class Answer(NamedTuple):
@@ -740,7 +751,22 @@ def pool_is_exhausted(facts: Facts) -> Answer:
     lines = facts.logged_now("pool_exhausted")
     if lines is None:
         return unread(facts, "log", "whether the pool is exhausted")
+    if not lines and login_hangs(facts).value and not facts.pool_never_waits:
+        return _logins_wait_for_the_pool(facts)
     return (yes if lines else no)("log", f"{count(lines, 'line')} about an exhausted pool during the probe")
+
+
+def _logins_wait_for_the_pool(facts: Facts) -> Answer:
+    """A pool that waits says that it is exhausted later than the probe lasts: so what others were told counts."""
+    stuck = threads_stuck(facts)
+    if stuck.value:
+        return no(stuck.view, f"{stuck.text}: nobody comes as far as the pool")
+    age = facts.exhausted_ago
+    if age is not None and age < EXHAUSTED_SECONDS:
+        return yes("log", f"logins wait, and {age:.0f} s ago the log said that the pool is exhausted")
+    return Answer(
+        None, "whether logins wait for the pool: it says so only after its own timeout, often 30 s", "log"
+    )
 
 
 def slots_without_connection(facts: Facts) -> Answer:
@@ -872,6 +898,8 @@ def somebody_waits(facts: Facts) -> Answer:
         )
     if refused is None:
         return unread(facts, "log", "whether requests want a connection")
+    if not refused and login_hangs(facts).value:
+        return pool_is_exhausted(facts)
     return (yes if refused else no)(
         "log", f"{count(refused, 'request')} refused a connection during the probe"
     )
@@ -883,7 +911,7 @@ def nobody_holds_long(facts: Facts) -> Answer:
         old = sum(1 for h in facts.holders if (number(h.get("age")) or 0) > 5 and not h.get("long_lived"))
         return (yes if not old else no)("pool", f"{count(old, 'holder')} for more than 5 s")
     open_question = _living_holders(facts, "how long connections are held")
-    if open_question.value is not None or not facts.exhausted_now:
+    if open_question.value is not None or not pool_is_exhausted(facts).value:
         return open_question
     if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
         return open_question

@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
+EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -394,7 +396,7 @@ class Facts:
                 return site[len(directory) :]
         return site
 
-    def setting(self, *names: str) -> str:
+    def on_disk(self, *names: str) -> str:
         """The first of these settings as it stands on disk, with its place: ``NAME is 20 in FILE:9``."""
         settings = mapping((self.config or {}).get("settings"))
         for name in names:
@@ -467,16 +469,25 @@ class Facts:
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
 
     @property
+    def exhausted_ago(self) -> Optional[float]:
+        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+        if last is None or self.now is None or (self.started is not None and last < self.started):
+            return None
+        return max(0.0, self.now - last)
+
+    @property
+    def pool_never_waits(self) -> bool:
+        """Every pool in the source is psycopg2's own, which refuses at once."""
+        pools = rows((self.source or {}).get("pools"))
+        return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
+
+    @property
     def error(self) -> str:
         """The last error that the app logged while the probe ran, with its place; empty where none is known."""
         told = mapping((self.log or {}).get("error"))
         at = f", at {self.short(text(told.get('at')))}" if text(told.get("at")) else ""
         return f"{text(told.get('text'))[:160]}{at}" if text(told.get("text")) else ""
-
-    @property
-    def exhausted_now(self) -> bool:
-        """Did the app say, while the probe ran, that its pool is exhausted?"""
-        return bool(self.logged_now("pool_exhausted"))
 
     @property
     def trouble(self) -> Optional[dict[str, Any]]:
