@@ -1,6 +1,8 @@
 # What a person types. `make` alone lists it.
 PYTHON ?= python3
 FAULT ?= slot_leak
+MINUTES ?= 31
+CUT ?= 240
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 # Nobody's environment may change what a test sees.
@@ -57,6 +59,12 @@ molecule: .venv/test ## real systemd hosts
 faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (600); needs root
 	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
 
+idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
+	@$(BIN)/python scripts/idle $(MINUTES) --cut $(CUT)
+
+bench: .venv/demo ## side by side with psycopg2.pool; writes bench/results
+	@$(BIN)/python bench/checkout.py
+
 incidents: .venv/test ## every fault in every app, three rounds (ONLY=fault, SEED=n, ROUNDS=n; needs root)
 	@$(BIN)/python scripts/incidents --pairs $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) \
 	  --rounds $(or $(ROUNDS),3)
@@ -67,4 +75,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean
+.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean idle bench

@@ -80,7 +80,6 @@ class ActionModule(ActionBase):
         labels = run.hosts()
         maxima = {host: self._maximum(host, variables) for host in labels}
         plan = {
-            "began": time.time(),
             "seconds": minutes * 60,
             "looks": max(1, min(LOOKS, int(minutes * 60 / LOOK_SECONDS))),
             "hosts": {
@@ -183,13 +182,14 @@ class ActionModule(ActionBase):
     def _wait(self, run: Run, plan: Document, _: Document) -> None:
         """Until the middle of the look's share of the time, or its end; not when no process took the switch."""
         begun = [run.load(f"observations/{file_name(host)}.begun") for host in plan["hosts"]]
-        if all(one is None or any(row["error"] for row in one["processes"]) for one in begun):
+        ends = [one["ends"] for one in begun if one and not any(row["error"] for row in one["processes"])]
+        if not ends:
             return
-        number = self._task.args.get("look")
-        share = (int(number) - 0.5) / plan["looks"] if number else 1.0
-        until = plan["began"] + plan["seconds"] * share
+        look = self._task.args.get("look")
+        share = (int(look) - 0.5) / plan["looks"] if look else 1.0
+        until = max(ends) - plan["seconds"] * (1 - share)
         if share <= 1 and until > time.time():
-            run.say("", f"observing: {duration(plan['began'] + plan['seconds'] - time.time())} left")
+            run.say("", f"observing: {duration(max(ends) - time.time())} left")
             time.sleep(max(0.0, until - time.time()))
 
     def _look(self, run: Run, plan: Document, variables: Document) -> None:
