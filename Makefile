@@ -62,12 +62,16 @@ faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (6
 idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
 	@$(BIN)/python scripts/idle $(MINUTES) --cut $(CUT)
 
-bench: .venv/demo ## side by side with psycopg2.pool; writes bench/results
+bench: .venv/test ## side by side with psycopg2.pool and with the steps by hand; writes bench/results
 	@$(BIN)/python bench/checkout.py
+	@$(BIN)/python bench/diagnose.py
 
 incidents: .venv/test ## every fault in every app, three rounds (ONLY=fault, SEED=n, ROUNDS=n; needs root)
 	@$(BIN)/python scripts/incidents --pairs $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) \
 	  --rounds $(or $(ROUNDS),3)
+
+interruptions: .venv/test ## interrupt rollouts on real hosts at every point (about an hour)
+	@INTERRUPTIONS=all $(BIN)/python scripts/molecule rollout
 
 docs: .venv/demo ## write docs/causes.md from the table of causes
 	@$(BIN)/python -c 'from runbook.report.causes_page import causes_page; print(causes_page(), end="")' > docs/causes.md
@@ -75,4 +79,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean idle bench
+.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean interruptions idle bench
