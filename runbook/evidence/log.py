@@ -54,7 +54,8 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "high_usage": r"high connection pool usage",
         "acquired": r"acquired backend \d+ by",
         "returned": r"returned backend \d+ by",
-        "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d",
+        "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d|/login: 5\d\d",
+        "sql_error": r"(?:column|relation|function|table) [\w.\"]{1,130} does not exist|permission denied for (?:table|schema|relation|sequence)|undefined(?:column|table|function)|insufficientprivilege|violates [a-z-]{1,20} constraint|syntax error at or near",
         "server_error": r"http/\d\.\d\"? 5\d\d|internal server error",
         "exception": r"traceback \(most recent call last\)",
         "client_suspended": r"net::err_network_io_suspended",
@@ -66,6 +67,12 @@ _POOL_LINE = re.compile(
     r"pool (?:status|usage): (?:(\d{1,9})/(\d{1,9})"
     r"|\{[^{}]{0,80}'maxconn': (\d{1,9})[^{}]{0,200}'active_connections': (\d{1,9}))"
 )
+_JOURNAL_HEAD = re.compile(r"^\d{10}\.\d{3,6} \S+ \S+: ")
+_FRAME = re.compile(r'^\s+File "([^"]{1,300})", line (\d{1,7}), in (\S{1,100})')
+_LIBRARY = re.compile(r"site-packages/|dist-packages/|/lib/python\d|^<")
+_CHAINED = ("Traceback", "During handling of", "The above exception")
+# Of lines without a traceback those that say most, the most telling first.
+_TELLING = ("sql_error", "other_dependency", "login_error", "server_error")
 _LONGEST_LINE = 4096  # characters; of a longer line the ends are searched
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
@@ -146,7 +153,7 @@ class Follower:
         since = self.began - self.window
         if self.path:
             size = self.path.stat().st_size
-            text, whole = _tail(self.path, size, WINDOW_BYTES)
+            text, whole = tail(self.path, size, WINDOW_BYTES)
             appended = self.appended()
         else:
             text, whole, appended, size = self._journal(since)
@@ -165,6 +172,7 @@ class Follower:
             "whole_window": whole or summary.pop("_reached"),
             **{key: value for key, value in summary.items() if not key.startswith("_")},
             "during_login": summarize(appended.splitlines(), None)["counts"],
+            "error": last_error(appended.splitlines()),
         }
 
     def _journal(self, since: float) -> tuple[str, bool, str, int]:
@@ -180,7 +188,7 @@ class Follower:
         return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
 
 
-def _tail(path: Path, size: int, most: int) -> tuple[str, bool]:
+def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
     """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
     start = max(0, size - most)
     text = _slice(path, start, size)
@@ -198,6 +206,29 @@ def _ends(line: str) -> str:
     if len(line) <= _LONGEST_LINE:
         return line
     return f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+
+
+def last_error(lines: list[str]) -> Optional[dict[str, Any]]:
+    """The last exception of these lines: ``{text, at}``, its own line and where the app's code stood; None if none.
+
+    ``at`` is ``file:line in function`` of the innermost frame that is no library's, None without a traceback.
+    """
+    told: Optional[dict[str, Any]] = None
+    at: Optional[str] = None
+    inside = False
+    for line in (_JOURNAL_HEAD.sub("", line) for line in lines):
+        frame = _FRAME.match(line)
+        if line.lstrip().startswith("Traceback (most"):
+            inside, at = True, None
+        elif frame and not _LIBRARY.search(frame.group(1)):
+            at = f"{frame.group(1)}:{frame.group(2)} in {frame.group(3)}"
+        elif inside and line.strip() and not line[0].isspace() and not line.startswith(_CHAINED):
+            told, inside = {"text": line.strip()[:_LONGEST_LINE], "at": at}, False
+    if told:
+        return told
+    samples = summarize(lines, None)["samples"]
+    found = next((samples[name] for name in _TELLING if name in samples), None)
+    return {"text": found, "at": None} if found else None
 
 
 def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:

@@ -86,9 +86,14 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         (read(directory / "cmdline", 4096) or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
     )
     try:
-        fds: Optional[int] = len(os.listdir(directory / "fd"))
+        names = os.listdir(directory / "fd")
+        fds: Optional[int] = len(names)
+        # Who waits for events in a loop has a descriptor for it.
+        loop: Optional[bool] = any(
+            link(directory / "fd" / name) == "anon_inode:[eventpoll]" for name in names
+        )
     except OSError:
-        fds = None
+        fds = loop = None
     limit = None
     for line in (read(directory / "limits") or b"").decode().splitlines():
         if line.startswith("Max open files"):
@@ -109,6 +114,7 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         "threads": base["threads"],
         "fds": fds,
         "fd_limit": limit,
+        "event_loop": loop,
         "rss_bytes": int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else 0,
         "user": user,
         "command": command,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ..common.clock import rfc3339
 from . import proc
 
 _NAMES = {
@@ -53,6 +54,7 @@ class Settings:
     def __init__(self, file: Optional[str], reason: str = "") -> None:
         self.file = file
         self.reason = reason
+        self.changed_at: Optional[str] = None
         self.database: Optional[dict[str, Any]] = None
         self.password: Optional[str] = None
         self.secrets: list[str] = []
@@ -65,6 +67,7 @@ class Settings:
         shared = self.settings.keys() & self.live.keys()
         return {
             "file": self.file,
+            "changed_at": self.changed_at,
             "database": database,
             "settings": self.settings,
             "live": self.live,
@@ -93,6 +96,7 @@ def collect(
         if main and told is None:
             reason = f"the environment of pid {main['pid']} may not be read; {reason}"
     found = Settings(files[0] if files else None, reason)
+    found.changed_at = max(map(_changed, files), default=None)
     values = {name: entry["value"] for name, entry in entries.items()}
     # What the file leaves unsaid, Environment= of the unit says to a restarted app too.
     for source in (values, {**running, **values}):
@@ -114,6 +118,14 @@ def collect(
     where = f"environment of pid {main['pid']}" if main else ""
     found.live = {n: {"value": v, "where": where} for n, v in running.items() if _tells(n)}
     return found
+
+
+def _changed(file: str) -> str:
+    """When a file was changed last; the beginning of time where it is gone."""
+    try:
+        return rfc3339(Path(file).stat().st_mtime)
+    except OSError:
+        return rfc3339(0)
 
 
 def _tells(name: str) -> bool:

@@ -64,7 +64,7 @@ class Looks:
         self.started = time.monotonic()
 
     def look(self, moment: str) -> dict[str, Any]:
-        """One look; ``moment`` is before_login or during_login."""
+        """One look; ``moment`` is before_login, during_login or after_login."""
         second = round(time.monotonic() - self.started, 3)
         tables: dict[str, dict[int, dict[str, Any]]] = {}
         rows: list[dict[str, Any]] = []

@@ -110,7 +110,7 @@ def _holder(lease: Lease, at: Snapshot) -> dict[str, Any]:
         "request_over": borrower.request.over if borrower.request else None,
         "site": borrower.site,
         "thread": borrower.thread.name,
-        "tid": borrower.thread.native_id,
+        "tid": _tid(borrower.thread),
         "age": max(0.0, at.now - lease.since),
         "stack": borrower.stack and "".join(map("{0}:{1} in {2}\n".format, *zip(*borrower.stack))),
         "long_lived": borrower.long_lived,
@@ -129,15 +129,20 @@ def _waiter(waiter: Waiter, at: Snapshot) -> dict[str, Any]:
         "request_id": own.request.id if own.request else None,
         "site": own.site,
         "thread": own.thread.name,
-        "tid": own.thread.native_id,
+        "tid": _tid(own.thread),
         "age": max(0.0, at.now - waiter.since),
         "holds": holds,
     }
 
 
+def _tid(thread: threading.Thread) -> int | None:
+    """The kernel's number of a thread; Python remembers its parent's for the main thread of a forked child."""
+    return os.getpid() if thread is threading.main_thread() else thread.native_id
+
+
 def stacks(_: object) -> dict[str, Any]:
     """What every thread of this process does at the moment: `{thread, tid, stack}`, the innermost call last."""
-    threads = {thread.ident: (thread.name, thread.native_id) for thread in threading.enumerate()}
+    threads = {thread.ident: (thread.name, _tid(thread)) for thread in threading.enumerate()}
     found = []
     for ident, frame in sys._current_frames().items():
         name, tid = threads.get(ident, (str(ident), None))

@@ -8,10 +8,10 @@ and the next step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from . import conditions as c
-from .facts import Facts, rows, text, whole
+from .facts import POOL_SIZES, Facts, number, rows, text, whole
 
 # Guarded: a pid may have been given to another session since the evidence was read.
 _END_SESSION = (
@@ -58,7 +58,8 @@ def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
 @dataclass(frozen=True)
 class Cause:
     """One row of the table. ``comes_back``: a restart only buys time. ``last_resort``: it explains
-    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``not_to_confuse``: causes that
+    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``gives_way``: where
+    this holds too, a cause below is the cause, and this one contributes. ``not_to_confuse``: causes that
     people take it for; the screen says first why those are not it."""
 
     id: str
@@ -71,6 +72,7 @@ class Cause:
     comes_back: bool = False
     last_resort: bool = False
     ends_logins: bool = True
+    gives_way: Optional[c.Condition] = None
     not_to_confuse: tuple[str, ...] = ()
 
 
@@ -147,6 +149,75 @@ def _next_leak_site(facts: Facts) -> list[str]:
     ]
 
 
+def _next_holders(facts: Facts) -> list[str]:
+    root = c.root_is_leaked(facts)
+    lock = [f"{root.text}; a restart ends it, with its transaction"] if root.value else []
+    over = [h for h in facts.holders or [] if h.get("request_over") is True]
+    if over:
+        return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
+    steps = [
+        f"send ticket.md to the owner of {one['site']}: {text(one.get('fix'))}" for one in facts.findings[:1]
+    ]
+    query = c.most_common([text(s.get("query")) for s in facts.resting])
+    who = f"the sessions that nobody gives back ran last: {query[:120]}" if query else ""
+    return [*lock, *([who] if who else []), *steps] or [
+        "find what takes a connection and keeps it: runbook leaks PATH"
+    ]
+
+
+def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
+    """Where connections were taken, how often, and for which requests: the most frequent place."""
+    site = c.most_common([text(h.get("site")) for h in holders])
+    here = [h for h in holders if text(h.get("site")) == site]
+    asked = [text(h.get("request_id")) for h in here if text(h.get("request_id"))]
+    requests = f", requests {', '.join(asked[:3])}{' …' if len(asked) > 3 else ''}" if asked else ""
+    return f"{facts.short(site)} ({len(here)} of {len(holders)}{requests})"
+
+
+def _next_nested(facts: Facts) -> list[str]:
+    nested = [w for w in facts.waiters or [] if whole(w.get("holds"))]
+    return [f"let a request use one connection; the second is asked for at {_sites(facts, nested)}"]
+
+
+def _next_slow(facts: Facts) -> list[str]:
+    slow = c.slow_sessions(facts)
+    oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
+    query = c.most_common([text(s.get("query")) for s in slow])
+    return [
+        f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
+        " and set statement_timeout for the app's role",
+        f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
+        + end_session(oldest),
+    ]
+
+
+def _next_held(facts: Facts) -> list[str]:
+    alive = [h for h in facts.holders or [] if h.get("request_over") is False]
+    where = f", for the owner of {_sites(facts, alive)}" if alive else ""
+    return [f"give the connection back before the outside call, and set a timeout for that{where}"]
+
+
+def _next_too_small(facts: Facts) -> list[str]:
+    room = number((facts.limits or {}).get("headroom"))
+    told = facts.on_disk(*POOL_SIZES)
+    within = f"; the server has {room:.0f} slots free" if room is not None else ""
+    return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
+
+
+def _next_stuck(facts: Facts) -> list[str]:
+    return [f"ask the owner of the code about this: {c.threads_stuck(facts).text}"]
+
+
+def _next_busy(facts: Facts) -> list[str]:
+    return [f"add workers, or set a timeout for what keeps them: {c.workers_busy(facts).text}"]
+
+
+def _next_resources(facts: Facts) -> list[str]:
+    return [
+        f"find what grows in the app, or raise LimitNOFILE if it is only too low: {c.out_of_resources(facts).text}"
+    ]
+
+
 def _next_started(facts: Facts) -> list[str]:
     if facts.service.get("stopped_by_person") is True or facts.service.get("masked") is True:
         return [f"somebody stopped it ({text(facts.service.get('why'))}); ask who and why before starting it"]
@@ -163,12 +234,16 @@ def _next_authentication(facts: Facts) -> list[str]:
 
 
 def _next_login_broken(facts: Facts) -> list[str]:
-    samples = (facts.log or {}).get("samples")
-    known = samples if isinstance(samples, dict) else {}
+    told = facts.error
+    if not told:
+        return ["read the app's log: the error is the app's own"]
     if facts.logged_now("other_dependency"):
-        return [f"another dependency, not PostgreSQL: {text(known.get('other_dependency'))[:160]}"]
-    line = text(known.get("login_error")) or text(known.get("exception"))
-    return [f"read the app's log: {line[:160]}" if line else "read the app's log: the error is the app's own"]
+        return [f"another dependency, not PostgreSQL: {told}"]
+    if facts.logged_now("sql_error"):
+        return [
+            f"PostgreSQL answers, and refuses the statement: {told}; compare the schema with what the app expects"
+        ]
+    return [f"the app fails by itself, or by another dependency than PostgreSQL: {told}"]
 
 
 _TOO_LATE = "the connections are dead and the pool does not replace them"
@@ -253,7 +328,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.out_of_resources, c.new_connection_works),
         helps,
         _BUYS_TIME,
-        say("find what grows (descriptors, memory) in the app; raise LimitNOFILE if it is only too low"),
+        _next_resources,
         comes_back=True,
     ),
     Cause(
@@ -283,6 +358,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same requests would queue behind the lock again",
         _next_lock,
+        gives_way=c.root_is_leaked,
         not_to_confuse=("slow_queries", "pool_too_small"),
     ),
     Cause(
@@ -300,7 +376,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.pool_is_exhausted, c.waiters_already_hold_one),
         helps,
         _BUYS_TIME,
-        say("let a request use one connection; the sites are in the evidence"),
+        _next_nested,
         comes_back=True,
     ),
     Cause(
@@ -309,7 +385,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_still_fails, c.slow_statements),
         useless,
         "the same statements would be slow again",
-        say("look at the oldest active statements in the evidence: plan, indexes, statement_timeout"),
+        _next_slow,
     ),
     Cause(
         "held_while_waiting",
@@ -317,7 +393,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.pool_is_exhausted, c.holders_outside_the_database),
         useless,
         "the same requests would hold them again",
-        say("give the connection back before the outside call; the sites are in the evidence"),
+        _next_held,
     ),
     Cause(
         "black_hole",
@@ -335,7 +411,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_hangs, c.threads_stuck),
         helps,
         "a stuck loop comes free only with the process",
-        say("the stacks in the evidence show where it is stuck"),
+        _next_stuck,
     ),
     Cause(
         "slot_leak",
@@ -356,10 +432,10 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "connection_leak",
         "connections are held for requests that are over",
-        (c.pool_is_exhausted, c.holders_are_done),
+        (c.any_of(c.all_of(c.pool_is_exhausted, c.holders_are_done), c.root_is_leaked),),
         helps,
         _BUYS_TIME,
-        _next_leak_site,
+        _next_holders,
         comes_back=True,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
@@ -445,7 +521,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.live_settings_differ,),
         useless,
         "it is cured host by host by a rollout, not in the incident",
-        say("roll the configuration out; the differing settings are in the evidence"),
+        lambda facts: [f"roll the configuration out, host by host: {c.live_settings_differ(facts).text}"],
         ends_logins=False,
     ),
     Cause(
@@ -463,7 +539,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_failed_or_fails, c.pool_is_exhausted, c.somebody_waits, c.nobody_holds_long),
         useless,
         "the same demand would meet the same pool",
-        say("raise POSTGRES_POOL_MAX_CONNECTIONS within the server's headroom, or shed load"),
+        _next_too_small,
         not_to_confuse=("slot_leak", "connection_leak"),
     ),
     Cause(
@@ -472,7 +548,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_still_fails, c.workers_busy),
         useless,
         "the same load would meet the same workers",
-        say("add workers, or find what keeps them busy"),
+        _next_busy,
         last_resort=True,
     ),
     Cause(
@@ -500,7 +576,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_works, c.own_number_is_wrong),
         useless,
         "nothing is wrong but the number",
-        say("count used, not maximum minus idle"),
+        lambda facts: [f"count what is used, not maximum minus idle: {c.own_number_is_wrong(facts).text}"],
         ends_logins=False,
     ),
     Cause(

@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
+EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -69,6 +71,14 @@ def text(value: Any) -> str:
 def truth(value: Any) -> Optional[bool]:
     """True, False or None."""
     return value if isinstance(value, bool) else None
+
+
+def same(one: str, other: str) -> bool:
+    """Do two settings mean the same? 30 and 30.0 do."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
 
 
 class Facts:
@@ -245,6 +255,12 @@ class Facts:
         return sum(whole(mapping(status.get("count")).get(name)) for status in self.pool)
 
     @property
+    def full(self) -> list[dict[str, Any]]:
+        """The status of every process that has given out all that its pool may have."""
+        counts = ((mapping(status.get("count")), status) for status in self.pool or [])
+        return [status for c, status in counts if 0 < whole(c.get("maximum")) <= whole(c.get("used"))]
+
+    @property
     def holders(self) -> Optional[list[dict[str, Any]]]:
         """Who holds a connection, over all processes; None without P."""
         return None if self.pool is None else [h for s in self.pool for h in rows(s.get("holders"))]
@@ -254,7 +270,37 @@ class Facts:
         """Who waits for a connection, over all processes; None without P."""
         return None if self.pool is None else [w for s in self.pool for w in rows(s.get("waiters"))]
 
+    @property
+    def stacks(self) -> Optional[list[dict[str, Any]]]:
+        """The stacks of every thread, over all processes with a status socket; None where one has none."""
+        if self.pool is None:
+            return None
+        found = rows(mapping(mapping(self._views.get("pool")).get("data")).get("processes"))
+        if not all(isinstance(row.get("stacks"), list) for row in found):
+            return None
+        return [{**stack, "pid": row.get("pid")} for row in found for stack in rows(row["stacks"])]
+
+    def state_at(self, local: str) -> Optional[str]:
+        """The state of the session at the other end of a socket; ``none`` where the server has none, None where
+        that cannot be told: not read, or something in between gives every connection another port."""
+        states = {
+            self.client(one): text(one.get("state")) for one in rows((self.activity or {}).get("sessions"))
+        }
+        joined = any(text(row.get("local")) in states for row in self.held or [])
+        return states.get(local, "none") if joined else None
+
+    def active_backend(self, holder: dict[str, Any]) -> bool:
+        """Is the server at work for this holder of a connection?"""
+        return text(self.session(holder.get("backend_pid")).get("state")) == "active"
+
     # S, sockets
+
+    @property
+    def peers(self) -> set[str]:
+        """``address:port`` of the database, as the app's sockets have it."""
+        told = (self.sockets or {}).get("peers")
+        found = {text(one) for one in told} if isinstance(told, list) else set()
+        return found | {text(row.get("peer")) for row in self.held or []}
 
     def sample(self, moment: str) -> Optional[list[dict[str, Any]]]:
         """The sockets at a moment; None when not read."""
@@ -349,6 +395,54 @@ class Facts:
         return None if self.process is None else rows(self.process.get("processes"))
 
     @property
+    def looks(self) -> list[dict[str, Any]]:
+        """What the threads did, and who waited to be accepted, at several moments."""
+        return rows((self.process or {}).get("looks"))
+
+    def short(self, site: str) -> str:
+        """A place in the source, from the directory where the app runs."""
+        for process in self.processes or []:
+            directory = text(process.get("directory")).rstrip("/") + "/"
+            if len(directory) > 1 and site.startswith(directory):
+                return site[len(directory) :]
+        return site
+
+    def on_disk(self, *names: str) -> str:
+        """The first of these settings as it stands on disk, with its place: ``NAME is 20 in FILE:9``."""
+        settings = mapping((self.config or {}).get("settings"))
+        for name in names:
+            found = mapping(settings.get(name))
+            if text(found.get("value")):
+                return f"{name} is {text(found.get('value'))} in {text(found.get('where'))}"
+        return ""
+
+    @property
+    def differing(self) -> list[str]:
+        """Settings that the process has otherwise than the file on disk, in words: as its environment says, or
+        its pool, save what was switched at run time."""
+        config = self.config or {}
+        live, found = mapping(config.get("live")), []
+        for name, entry in sorted(mapping(config.get("settings")).items()):
+            wanted, where = text(mapping(entry).get("value")), text(mapping(entry).get("where"))
+            runs = [text(mapping(live.get(name)).get("value"))]
+            for status in self.pool or []:
+                switched = {text(one.get("name")) for one in rows(status.get("overrides"))}
+                key = name.removeprefix("POSTGRES_").removeprefix("POOL_").lower()
+                value = number(mapping(status.get("config")).get(key))
+                if value is not None and key not in switched:
+                    runs.append(f"{value:g}")
+            other = next((one for one in runs if one and not same(one, wanted)), "")
+            if wanted and other:
+                found.append(f"{name} is {wanted} in {where}, and {other} in the process")
+        return found
+
+    @property
+    def changed_since_the_start(self) -> bool:
+        """Was the file of settings changed after the app was started?"""
+        changed = seconds_of((self.config or {}).get("changed_at"))
+        return changed is not None and self.started is not None and changed > self.started
+
+    @property
     def listening(self) -> Optional[bool]:
         """Does anything listen on the login's port?"""
         return None if self.process is None else truth(self.process.get("listening"))
@@ -384,6 +478,27 @@ class Facts:
         if self.log is None or not self.rounds:
             return None
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
+
+    @property
+    def exhausted_ago(self) -> Optional[float]:
+        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+        if last is None or self.now is None or (self.started is not None and last < self.started):
+            return None
+        return max(0.0, self.now - last)
+
+    @property
+    def pool_never_waits(self) -> bool:
+        """Every pool in the source is psycopg2's own, which refuses at once."""
+        pools = rows((self.source or {}).get("pools"))
+        return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
+
+    @property
+    def error(self) -> str:
+        """The last error that the app logged while the probe ran, with its place; empty where none is known."""
+        told = mapping((self.log or {}).get("error"))
+        at = f", at {self.short(text(told.get('at')))}" if text(told.get("at")) else ""
+        return f"{text(told.get('text'))[:160]}{at}" if text(told.get("text")) else ""
 
     @property
     def trouble(self) -> Optional[dict[str, Any]]:
@@ -445,13 +560,23 @@ class Facts:
     def _joined(self, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the sessions whose client is one of the app's sockets."""
         ours = self._locals
-        return [s for s in sessions if self._client(s) in ours]
+        return [s for s in sessions if self.client(s) in ours]
 
     @staticmethod
-    def _client(session: dict[str, Any]) -> str:
+    def client(session: dict[str, Any]) -> str:
         """address:port of a session's client, as the kernel of the app's host writes it."""
         address, port = text(session.get("client_address")), whole(session.get("client_port"))
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    @property
+    def resting(self) -> list[dict[str, Any]]:
+        """The app's sessions that run no statement, those that listen for notifications left out."""
+        return [
+            s
+            for s in self.backends or []
+            if text(s.get("state")).startswith("idle")
+            and not text(s.get("query")).lstrip().upper().startswith("LISTEN")
+        ]
 
     @property
     def app_role(self) -> tuple[str, str]:
@@ -507,7 +632,7 @@ class Facts:
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
 
-    def setting(self, name: str) -> Optional[str]:
+    def server_setting(self, name: str) -> Optional[str]:
         """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
         server is older than the setting; None where it is not known."""
         if self.server is None:

@@ -40,6 +40,11 @@ CREATE TABLE IF NOT EXISTS public.projects (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO odras_app;
 """
+# What a fault renamed; on a new server there is nothing to rename.
+RENAME_BACK = """
+DO $$ BEGIN ALTER TABLE public.users RENAME COLUMN login_name TO username;
+EXCEPTION WHEN undefined_table OR undefined_column THEN NULL; END $$
+"""
 
 
 def prepare(server: Postgres, password: str = "") -> str:
@@ -106,3 +111,4 @@ def _prepare_roles(server: Postgres) -> None:
     server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)
     # What a fault has made to slow the application down.
     server.sql("DROP FUNCTION IF EXISTS public.audit CASCADE", database=DATABASE)
+    server.sql(RENAME_BACK, database=DATABASE, user="odras_owner")

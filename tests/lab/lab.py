@@ -100,6 +100,7 @@ class Lab:
             directory=str(fresh_directory("odras-")),
             app_port=free_port(),
             partner_port=free_port(),
+            cache_port=free_port(),
             kind=self.kind,
         )
         try:
@@ -173,15 +174,26 @@ class Lab:
                     os.kill(pid, signal.SIGCONT)
         self.odras("stop")
         self.log.write_bytes(b"")
+        self._lay()
         for kept, place in self._kept():
             shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
         self.server.heal()
+        self.end_sessions()  # a statement goes on when its client is gone
         self._prepare()
         self.odras("start")
         self._await_login()
         return f"everything is as it was at first, and {self.login_url} answers 200"
 
     # -- what faults and tests need --------------------------------------------------------------------
+
+    @property
+    def most_sessions(self) -> int:
+        """The most sessions that the processes of the application may have together."""
+        return self.pool_maximum * (2 if self.kind == "reference" else 1)  # it runs two workers
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """One statement in the application's database, as the owner of its tables."""
+        return self.server.sql(statement, database=DATABASE, user="odras_owner")
 
     def login(self, username: str | None = None, password: str | None = None) -> int | None:
         """HTTP status of one login, by default a good one; None without any answer within 10 s."""
@@ -207,10 +219,11 @@ class Lab:
     def end_sessions(self) -> int:
         """End them all, as an administrator does, and wait until they are gone; how many there were."""
         ended = self.server.sql(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'odras_app'"
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'odras_app'"
         )
-        if not all(done for (done,) in ended):
-            raise LabError("a session of the application did not end within 5 s")
+        left = ([pid for pid, _ in ended],)
+        ask = "SELECT 1 FROM pg_stat_activity WHERE usename = 'odras_app' AND pid = ANY (%s)"
+        wait_until(lambda: not self.server.sql(ask, left), "these sessions ended", 20)
         return len(ended)
 
     def app_pids(self) -> list[int]:
@@ -373,14 +386,18 @@ class Lab:
             kept.touch(mode=0o600)
             shutil.copyfile(file, kept)
 
-    def _install(self) -> None:
-        # Whatever the app, its directory looks the same: what all of them share, then its own.
+    def _lay(self) -> None:
+        """The app's files. Whatever the app, its directory looks the same: what all of them share, then its own."""
         ignore = shutil.ignore_patterns("__pycache__")
-        for source in ("shared", self.kind):
-            shutil.copytree(APPS / source, self.app, ignore=ignore, dirs_exist_ok=True)
+        for source in (APPS / "shared", APPS / self.kind):
+            shutil.copytree(source, self.app, ignore=ignore, dirs_exist_ok=True)
+        if self.kind == "reference":
+            shutil.copytree(ROOT / "runbook", self.app / "runbook", ignore=ignore, dirs_exist_ok=True)
+
+    def _install(self) -> None:
+        self._lay()
         own: dict[str, object] = {}
         if self.kind == "reference":
-            shutil.copytree(ROOT / "runbook", self.app / "runbook", ignore=ignore)
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", (*PACKAGES[self.kind], "psycopg2-binary"))
@@ -473,6 +490,7 @@ class Lab:
         self.kind = state["kind"]
         self.app_port: int = state["app_port"]
         self.partner_port: int = state["partner_port"]
+        self.cache_port: int = state["cache_port"]
         self.pool_maximum = POOL_MAXIMUM[self.kind]
         self.password: str = state.get("password", "")
         self.username = USERNAME

@@ -1,11 +1,16 @@
 """How the other pages borrow: as the login does."""
 
-import __main__
+import sys
 
 
 def take():
-    return __main__.db._conn()
+    return _db()._conn()
 
 
 def give(connection):
-    __main__.db._return(connection)
+    _db()._return(connection)
+
+
+def _db():
+    """The service of the one `main` that runs: started by itself, or loaded by whoever forks it."""
+    return sys.modules.get("backend.main", sys.modules["__main__"]).db

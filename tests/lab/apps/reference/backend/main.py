@@ -1,14 +1,7 @@
-"""The reference application as its role deploys it, with the pages of `work` beside its own.
-
-`python -m backend.main`. Like systemd with EnvironmentFile=, it starts itself with the settings of app.env.
-"""
+"""The reference application with the pages of `work` beside its own: `python -m backend.main`."""
 
 import functools
-import os
 import sys
-from pathlib import Path
-
-ENV_FILE = Path(__file__).resolve().parents[1] / "app.env"
 
 
 def main():
@@ -37,8 +30,4 @@ def main():
 
 
 if __name__ == "__main__":
-    if "POSTGRES_HOST" in os.environ:
-        sys.exit(main())
-    lines = (line.partition("=") for line in ENV_FILE.read_text().splitlines())
-    settings = {name: value for name, _, value in lines}
-    os.execve(sys.executable, [sys.executable, "-m", "backend.main"], {**os.environ, **settings})
+    sys.exit(main())
