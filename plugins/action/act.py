@@ -66,7 +66,8 @@ class ActionModule(ActionBase):
             return "it was not seen that the login fails"
         if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):
             return f"neither diagnose_service nor diagnose_{action['action']}_command names what to {action['action']}"
-        if facts.new_ok is not True:
+        # The slots that are missing for a new connection may be those that this very app holds.
+        if facts.new_ok is not True and action["cause"] != "connection_slots_full":
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"

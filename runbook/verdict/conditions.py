@@ -281,18 +281,21 @@ def new_connection_works(facts: Facts) -> Answer:
 
 
 def server_in_recovery(facts: Facts) -> Answer:
-    """N: pg_is_in_recovery() at the address that the app's settings name, and the app writes."""
-    value = facts.new_server.get("in_recovery")
+    """N: pg_is_in_recovery() where the app's connections lead to is true."""
+    place, server = facts.node
+    value = server.get("in_recovery")
     if not isinstance(value, bool):
-        return unread(facts, "new_connection", "whether the server is a standby")
-    return (yes if value else no)(
-        "new_connection", f"{facts.target} is {'a standby' if value else 'a primary'}"
-    )
+        return unread(facts, "new_connection", f"whether {place} is a standby")
+    words = f"{place} is {'a standby' if value else 'a primary'}"
+    if value and place != facts.target and facts.new_server.get("in_recovery") is False:
+        words += f", and a new connection to {facts.target} reaches a primary"
+    return (yes if value else no)("new_connection", words)
 
 
 def server_read_only(facts: Facts) -> Answer:
     """N: new transactions are read only on a server that is not in recovery."""
-    value, recovery = facts.new_server.get("read_only"), facts.new_server.get("in_recovery")
+    _, server = facts.node
+    value, recovery = server.get("read_only"), server.get("in_recovery")
     if not isinstance(value, bool) or not isinstance(recovery, bool):
         return unread(facts, "new_connection", "whether transactions are read only")
     if value and not recovery:
@@ -467,8 +470,6 @@ def peer_is_silent(facts: Facts) -> Answer:
 
 def flows_hang(facts: Facts) -> Answer:
     """S, D: requests went out on connections that the kernel finds healthy, and the server works on none."""
-    if facts.login_fails is False:
-        return no("login", "the login works")
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
     if facts.bouncer is not None:

@@ -182,6 +182,17 @@ class Facts:
         return mapping(self.new.get("server")) if self.new else {}
 
     @property
+    def node(self) -> tuple[str, dict[str, Any]]:
+        """(host:port, what it says of itself) of the server that the app's open connections lead to.
+
+        That is where a new one leads, unless the name has moved meanwhile.
+        """
+        live = mapping((self.new or {}).get("live"))
+        return (
+            (text(live.get("peer")), mapping(live.get("server"))) if live else (self.target, self.new_server)
+        )
+
+    @property
     def bouncer(self) -> Optional[dict[str, Any]]:
         """What the console of a PgBouncer at that address said; None where none answered, or none was asked."""
         found = (self.new or {}).get("pgbouncer")

@@ -314,6 +314,8 @@ class Lab:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not account().processes_in(self.others), "the other programs are gone")
+        if (self.others / "db-2").exists():
+            Postgres(self.others / "db-2").remove()
 
     @property
     def python(self) -> str:
