@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ..plugin_utils.run import Run
 
 URL = re.compile(r"https?://(?:[^/:@]+|\[[0-9a-fA-F:.]+\])(?::(?:[1-9]\d{0,4}))?/.*")
-PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_")
+PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_", "discover_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
@@ -126,11 +126,17 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
         """With ``reports`` a run is begun there; with ``budget`` both roles have what they need, and the pools
-        fit the server."""
+        fit the server; with ``any_host`` no host need be in group app."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
         apps, servers = groups.get("app", []), groups.get("postgres", [])
+        if self._task.args.get("any_host"):
+            apps = sorted(set(groups.get("all", [])) - set(servers))
+            if not apps:
+                raise AnsibleActionFail(
+                    "the inventory has no host to look at; name one: -i web-1, (with the comma)"
+                )
         if not apps:
             raise AnsibleActionFail(
                 "the inventory has no host in group app, so nothing would be diagnosed. Copy inventory.example to"

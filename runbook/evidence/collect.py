@@ -261,13 +261,31 @@ def _peers(database: Optional[dict[str, Any]]) -> list[str]:
 def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Tried with the settings; where those are not known, a knock at the one place that the app is connected to."""
     if config.database:
-        return new_connection.collect(config.database, config.password, _CONNECT)
+        data = new_connection.collect(config.database, config.password, _CONNECT)
+        elsewhere = [
+            row["peer"] for row in rows if row["state"] == "ESTAB" and row["peer"] not in _places(data)
+        ]
+        if data["ok"] and elsewhere:
+            data["live"] = _node(config, max(elsewhere, key=elsewhere.count))
+        return data
     peers = {row["peer"] for row in rows}
     if len(peers) != 1:
         raise Unread(f"the app's database is not known: {config.reason}")
     host, _, port = peers.pop().rpartition(":")
     place = {"host": host.strip("[]"), "port": int(port), "name": "postgres", "user": ""}
     return new_connection.collect(place, None, _CONNECT)
+
+
+def _places(data: dict[str, Any]) -> list[str]:
+    return [join_address(address, data["port"]) for address in data["addresses"]]
+
+
+def _node(config: settings.Settings, peer: str) -> dict[str, Any]:
+    """What the server says of itself that the app is connected to, where its settings lead to another by now."""
+    host, _, port = peer.rpartition(":")
+    place = {**(config.database or {}), "host": host.strip("[]"), "port": int(port)}
+    told = new_connection.collect(place, config.password, 2.0)
+    return {"peer": peer, "server": told["server"], "error": told["error"] and told["error"]["text"]}
 
 
 def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:

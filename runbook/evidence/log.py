@@ -153,7 +153,7 @@ class Follower:
         since = self.began - self.window
         if self.path:
             size = self.path.stat().st_size
-            text, whole = _tail(self.path, size, WINDOW_BYTES)
+            text, whole = tail(self.path, size, WINDOW_BYTES)
             appended = self.appended()
         else:
             text, whole, appended, size = self._journal(since)
@@ -188,7 +188,7 @@ class Follower:
         return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
 
 
-def _tail(path: Path, size: int, most: int) -> tuple[str, bool]:
+def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
     """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
     start = max(0, size - most)
     text = _slice(path, start, size)

@@ -19,6 +19,7 @@ from . import proc
 from .wire import parse_error_fields, read_messages
 
 _PIDFD_GETFD = 438  # the same number on every architecture
+_USUAL_PORTS = {"5432", "6432"}
 _MOST_PEEKED = 2000
 _MOST_WORDS = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,8 +56,9 @@ class Watch:
                 tables[namespace] = proc.tcp_table(pid)
             for fd, inode in sorted(fds.items()):
                 row = tables[namespace].get(inode) or self._reset(pid, fd)
-                if row and self._is_database(row):
+                if row and row["state"] != "LISTEN":
                     rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
+        rows = self._to_database(rows)
         self.samples.append(
             {"moment": moment, "second": round(time.monotonic() - self.started, 3), "sockets": rows}
         )
@@ -79,12 +81,11 @@ class Watch:
             {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off", **counts} if peer else None
         )
 
-    def _is_database(self, row: dict[str, Any]) -> bool:
-        if row["state"] == "LISTEN":
-            return False
-        if self.peers:
-            return row["peer"] in self.peers
-        return row["peer"].rpartition(":")[2] in ("5432", "6432")
+    def _to_database(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now."""
+        ports = {peer.rpartition(":")[2] for peer in self.peers} or _USUAL_PORTS
+        found = [row for row in rows if row["peer"] in self.peers]
+        return found or [row for row in rows if row["peer"].rpartition(":")[2] in ports]
 
     def read(self) -> dict[str, Any]:
         """What is unread on every socket of the first sample, and the options that are live on it."""

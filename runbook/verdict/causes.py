@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from . import conditions as c
-from .facts import POOL_SIZES, Facts, number, rows, text, whole
+from . import server
+from .facts import POOL_SIZES, Facts, number, text, whole
 
-# Guarded: a pid may have been given to another session since the evidence was read.
-_END_SESSION = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{start}'"
-)
 # What a restart would do in this case: True it helps, False it does not, None it is open.
 Restart = Callable[[Facts], Optional[bool]]
 
@@ -88,52 +85,13 @@ def say(*steps: str) -> Callable[[Facts], list[str]]:
     return lambda facts: [step.format(target=facts.target) for step in steps]
 
 
-def _next_slots(facts: Facts) -> list[str]:
-    limits = facts.limits or {}
-    eaters = sorted(rows(limits.get("by_role")), key=lambda row: -whole(row.get("count")))[:3]
-    named = [
-        f"{whole(e.get('count'))} by {text(e.get('role')) or '?'}@{text(e.get('application_name')) or '?'}"
-        f" from {text(e.get('client_address')) or 'a local socket'}"
-        for e in eaters
-    ]
-    first = f"the server says: {text(facts.new_error.get('message'))}"
-    return [first, *([f"who has the slots: {', '.join(named)}; ask their owners"] if named else [])]
-
-
-def _next_bouncer(facts: Facts) -> list[str]:
-    """Who keeps PgBouncer's server connections: the sessions of the app's role that do not idle."""
-    busy = [s for s in facts.backends or [] if text(s.get("state")) not in ("", "idle")]
-    busy.sort(key=lambda session: text(session.get("xact_start")) or "~")
-    steps = [
-        f"pid {whole(s.get('pid'))} keeps one of its server connections: {session_words(facts, s)}"
-        for s in busy[:3]
-    ]
-    steps += ["end what is not wanted: " + end_session(s) for s in busy[:1]]
-    steps.append(f"or raise default_pool_size of PgBouncer at {facts.target}, within the server's headroom")
-    return steps
-
-
-def session_words(facts: Facts, session: dict[str, object]) -> str:
-    """Who a session is, what it does and for how long, in one line."""
-    age = facts.server_age(session.get("xact_start") or session.get("state_change"))
-    since = f" for {age:.0f} s" if age is not None else ""
-    who = f"{text(session.get('role')) or '?'} ({text(session.get('application_name')) or 'no name'},"
-    where = text(session.get("client_address")) or "local"
-    return f"{who} {where}), {text(session.get('state'))}{since}: {text(session.get('query'))[:80]}"
-
-
-def end_session(session: dict[str, object]) -> str:
-    """The statement that ends this session and no other; it rolls its open transaction back."""
-    return _END_SESSION.format(pid=whole(session.get("pid")), start=text(session.get("backend_start")))
-
-
 def _next_lock(facts: Facts) -> list[str]:
     root = c.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
     return [
-        f"the root is pid {whole(root.get('pid'))}, {session_words(facts, root)}",
-        f"ask its owner first; to end it (its open transaction is rolled back): {end_session(root)}",
+        f"the root is pid {whole(root.get('pid'))}, {server.who(facts, root)}",
+        f"ask its owner first; to end it (its open transaction is rolled back): {server.end(root)}",
     ]
 
 
@@ -185,7 +143,7 @@ def _next_slow(facts: Facts) -> list[str]:
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
         f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
-        + end_session(oldest),
+        + server.end(oldest),
     ]
 
 
@@ -275,7 +233,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.new_connection_hangs_in_query, c.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
-        _next_bouncer,
+        server.next_bouncer,
         not_to_confuse=("postgres_not_answering", "proxy_hang", "lock_contention"),
     ),
     Cause(
@@ -299,9 +257,9 @@ CAUSES: tuple[Cause, ...] = (
         "connection_slots_full",
         "PostgreSQL has no free connection slot for the app",
         (c.no_slot_for_a_new_connection,),
-        useless,
-        "a restarted app would compete for the same slots",
-        _next_slots,
+        server.if_we_hold_the_slots,
+        "the app competes for the same slots again, unless it holds them itself for nothing",
+        server.next_slots,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
     Cause(
@@ -350,7 +308,9 @@ CAUSES: tuple[Cause, ...] = (
         ),
         useless,
         "a restarted app could not write either",
-        say("find where default_transaction_read_only is set on {target}, for the role or the database"),
+        server.next_setting(
+            "default_transaction_read_only", "find out who set it, and why, before undoing it"
+        ),
     ),
     Cause(
         "lock_contention",
@@ -474,7 +434,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("57P05", "idle_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("set idle_session_timeout to 0 for the app's role, or the pool's lifetime below it"),
+        server.next_setting(
+            "idle_session_timeout",
+            "0 for the app's role switches it off; or let the pool close idle ones earlier",
+        ),
         not_to_confuse=("sessions_terminated", "idle_cut"),
     ),
     Cause(
@@ -483,7 +446,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P03", "idle_in_transaction_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("end the transaction before doing something else; autocommit for reads"),
+        server.next_setting(
+            "idle_in_transaction_session_timeout",
+            "end the transaction before doing something else (autocommit for reads): it held its connection too",
+        ),
     ),
     Cause(
         "transaction_timeout",
@@ -491,7 +457,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P04", "transaction_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("make the transaction shorter, or transaction_timeout longer for the app's role"),
+        server.next_setting(
+            "transaction_timeout", "make the transaction shorter, or the timeout longer for the app's role"
+        ),
     ),
     Cause(
         "sessions_terminated",

@@ -10,7 +10,18 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from ..common.clock import seconds_of
 from . import doing
-from .facts import IDLE_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+from .facts import (
+    EXHAUSTED_SECONDS,
+    IDLE_SECONDS,
+    MONITOR_SECONDS,
+    OLD_SECONDS,
+    Facts,
+    mapping,
+    number,
+    rows,
+    text,
+    whole,
+)
 
 
 class Answer(NamedTuple):
@@ -270,18 +281,21 @@ def new_connection_works(facts: Facts) -> Answer:
 
 
 def server_in_recovery(facts: Facts) -> Answer:
-    """N: pg_is_in_recovery() at the address that the app's settings name, and the app writes."""
-    value = facts.new_server.get("in_recovery")
+    """N: pg_is_in_recovery() where the app's connections lead to is true."""
+    place, server = facts.node
+    value = server.get("in_recovery")
     if not isinstance(value, bool):
-        return unread(facts, "new_connection", "whether the server is a standby")
-    return (yes if value else no)(
-        "new_connection", f"{facts.target} is {'a standby' if value else 'a primary'}"
-    )
+        return unread(facts, "new_connection", f"whether {place} is a standby")
+    words = f"{place} is {'a standby' if value else 'a primary'}"
+    if value and place != facts.target and facts.new_server.get("in_recovery") is False:
+        words += f", and a new connection to {facts.target} reaches a primary"
+    return (yes if value else no)("new_connection", words)
 
 
 def server_read_only(facts: Facts) -> Answer:
     """N: new transactions are read only on a server that is not in recovery."""
-    value, recovery = facts.new_server.get("read_only"), facts.new_server.get("in_recovery")
+    _, server = facts.node
+    value, recovery = server.get("read_only"), server.get("in_recovery")
     if not isinstance(value, bool) or not isinstance(recovery, bool):
         return unread(facts, "new_connection", "whether transactions are read only")
     if value and not recovery:
@@ -456,8 +470,6 @@ def peer_is_silent(facts: Facts) -> Answer:
 
 def flows_hang(facts: Facts) -> Answer:
     """S, D: requests went out on connections that the kernel finds healthy, and the server works on none."""
-    if facts.login_fails is False:
-        return no("login", "the login works")
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
     if facts.bouncer is not None:
@@ -535,7 +547,7 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
         told = facts.logged_now(name) or 0
         words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
         return (yes if told else no)("log", words)
-    if setting and facts.setting(setting) == "0":
+    if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
     words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
     return Answer(None, f"{words}, and the app's log has none of them", "sockets")
@@ -762,7 +774,22 @@ def pool_is_exhausted(facts: Facts) -> Answer:
     lines = facts.logged_now("pool_exhausted")
     if lines is None:
         return unread(facts, "log", "whether the pool is exhausted")
+    if not lines and login_hangs(facts).value and not facts.pool_never_waits:
+        return _logins_wait_for_the_pool(facts)
     return (yes if lines else no)("log", f"{count(lines, 'line')} about an exhausted pool during the probe")
+
+
+def _logins_wait_for_the_pool(facts: Facts) -> Answer:
+    """A pool that waits says that it is exhausted later than the probe lasts: so what others were told counts."""
+    stuck = threads_stuck(facts)
+    if stuck.value:
+        return no(stuck.view, f"{stuck.text}: nobody comes as far as the pool")
+    age = facts.exhausted_ago
+    if age is not None and age < EXHAUSTED_SECONDS:
+        return yes("log", f"logins wait, and {age:.0f} s ago the log said that the pool is exhausted")
+    return Answer(
+        None, "whether logins wait for the pool: it says so only after its own timeout, often 30 s", "log"
+    )
 
 
 def slots_without_connection(facts: Facts) -> Answer:
@@ -914,6 +941,8 @@ def somebody_waits(facts: Facts) -> Answer:
         )
     if refused is None:
         return unread(facts, "log", "whether requests want a connection")
+    if not refused and login_hangs(facts).value:
+        return pool_is_exhausted(facts)
     return (yes if refused else no)(
         "log", f"{count(refused, 'request')} refused a connection during the probe"
     )
@@ -925,7 +954,7 @@ def nobody_holds_long(facts: Facts) -> Answer:
         old = sum(1 for h in facts.holders if (number(h.get("age")) or 0) > 5 and not h.get("long_lived"))
         return (yes if not old else no)("pool", f"{count(old, 'holder')} for more than 5 s")
     open_question = _living_holders(facts, "how long connections are held")
-    if open_question.value is not None or not facts.exhausted_now:
+    if open_question.value is not None or not pool_is_exhausted(facts).value:
         return open_question
     if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
         return open_question

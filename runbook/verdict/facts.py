@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
+EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -178,6 +180,17 @@ class Facts:
     def new_server(self) -> dict[str, Any]:
         """What the server said of itself to the new connection."""
         return mapping(self.new.get("server")) if self.new else {}
+
+    @property
+    def node(self) -> tuple[str, dict[str, Any]]:
+        """(host:port, what it says of itself) of the server that the app's open connections lead to.
+
+        That is where a new one leads, unless the name has moved meanwhile.
+        """
+        live = mapping((self.new or {}).get("live"))
+        return (
+            (text(live.get("peer")), mapping(live.get("server"))) if live else (self.target, self.new_server)
+        )
 
     @property
     def bouncer(self) -> Optional[dict[str, Any]]:
@@ -476,16 +489,25 @@ class Facts:
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
 
     @property
+    def exhausted_ago(self) -> Optional[float]:
+        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+        if last is None or self.now is None or (self.started is not None and last < self.started):
+            return None
+        return max(0.0, self.now - last)
+
+    @property
+    def pool_never_waits(self) -> bool:
+        """Every pool in the source is psycopg2's own, which refuses at once."""
+        pools = rows((self.source or {}).get("pools"))
+        return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
+
+    @property
     def error(self) -> str:
         """The last error that the app logged while the probe ran, with its place; empty where none is known."""
         told = mapping((self.log or {}).get("error"))
         at = f", at {self.short(text(told.get('at')))}" if text(told.get("at")) else ""
         return f"{text(told.get('text'))[:160]}{at}" if text(told.get("text")) else ""
-
-    @property
-    def exhausted_now(self) -> bool:
-        """Did the app say, while the probe ran, that its pool is exhausted?"""
-        return bool(self.logged_now("pool_exhausted"))
 
     @property
     def trouble(self) -> Optional[dict[str, Any]]:
@@ -619,7 +641,7 @@ class Facts:
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
 
-    def setting(self, name: str) -> Optional[str]:
+    def server_setting(self, name: str) -> Optional[str]:
         """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
         server is older than the setting; None where it is not known."""
         if self.server is None:

@@ -109,4 +109,6 @@ def _prepare_roles(server: Postgres) -> None:
     if not server.sql("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)):
         server.sql(f"CREATE DATABASE {DATABASE} OWNER odras_owner")
     server.sql("ALTER SCHEMA public OWNER TO odras_owner", database=DATABASE)
+    # What a fault has made to slow the application down.
+    server.sql("DROP FUNCTION IF EXISTS public.audit CASCADE", database=DATABASE)
     server.sql(RENAME_BACK, database=DATABASE, user="odras_owner")

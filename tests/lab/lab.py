@@ -21,6 +21,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -236,11 +237,14 @@ class Lab:
 
     def configure(self, **settings: object) -> None:
         """Change lines of app.env (None: leave a line out), as a person does; the application is not told."""
-        file = self.app / "app.env"
-        lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
-        lines.update({name: str(value) for name, value in settings.items()})
-        left = {name: value for name, value in lines.items() if settings.get(name, "") is not None}
-        file.write_text("".join(f"{name}={value}\n" for name, value in left.items()))
+        lines = {**_pairs((self.app / "app.env").read_text()), **settings}
+        left = {name: value for name, value in lines.items() if value is not None}
+        (self.app / "app.env").write_text(_lines(left))
+
+    def fill(self, **values: object) -> None:
+        """The same by the names of the apps' templates (host, port, user, password, database, pool_maximum),
+        in whatever form an app has them."""
+        self.configure(**_pairs(self._filled(**values)))
 
     def restart(self) -> None:
         """Restart the application and wait for a login."""
@@ -310,6 +314,8 @@ class Lab:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not account().processes_in(self.others), "the other programs are gone")
+        if (self.others / "db-2").exists():
+            Postgres(self.others / "db-2").remove()
 
     @property
     def python(self) -> str:
@@ -395,29 +401,36 @@ class Lab:
             self.status_directory.mkdir()
             own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
         python = interpreter(account(), self.directory / "runtime", (*PACKAGES[self.kind], "psycopg2-binary"))
-        template = (self.app / "app.env").read_text()
-        filled = template.format(
-            http_port=self.app_port,
-            host=self.server.host,
-            port=self.server.port,
-            database=DATABASE,
-            user="odras_app",
-            password=self.server.passwords["odras_app"],
-            pool_maximum=self.pool_maximum,
-        )
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
             "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
-            **dict(line.split("=", 1) for line in filled.splitlines()),
+            **_pairs(self._filled()),
             **own,
             **self._settings,
         }
         (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
-        self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
+        self._write(self.app / "app.env", _lines(settings))
         account().own(self.app)
 
+    def _filled(self, **settings: object) -> str:
+        """The app's own settings file with this lab's values, or others."""
+        values = {
+            "http_port": self.app_port,
+            "host": self.server.host,
+            "port": self.server.port,
+            "database": DATABASE,
+            "user": "odras_app",
+            "password": self.server.passwords["odras_app"],
+            "pool_maximum": self.pool_maximum,
+        }
+        return (APPS / self.kind / "app.env").read_text().format(**{**values, **settings})
+
     def _await_login(self) -> None:
+        # The shell has said the pid of the process before that has become the application.
+        with suppress(LabError):
+            wait_until(self.app_pids, "the application's process", 5)
+
         def answers() -> bool:
             if not self.app_pids():
                 end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
@@ -495,6 +508,14 @@ class Lab:
         """Write a file that holds a password: readable by its owner alone from the start."""
         path.touch(mode=0o600)
         path.write_text(text)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def _lines(settings: Mapping[str, object]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

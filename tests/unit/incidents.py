@@ -98,6 +98,7 @@ def connection(ok: bool = True, phase: str = "query", **error: Any) -> Json:
         if ok
         else None,
         "pgbouncer": None,
+        "live": None,
     }
 
 
@@ -287,7 +288,12 @@ def healthy() -> Incident:
             "samples": {"pool_status": "DB Pool Status: 2/20 connections in use"},
             "pool_line": {"active": 2, "maximum": 20, "at": at(-120)},
         },
-        "source": {"roots": ["/srv/lab/odras"], "files": 6, "complete": True, "findings": []},
+        "source": {
+            **{"roots": ["/srv/lab/odras"], "files": 6, "complete": True, "findings": []},
+            "pools": [
+                {"library": "psycopg2.pool", "file": "/srv/lab/odras/db.py", "line": 21, "maximum": None}
+            ],
+        },
         "config": {
             **{"file": where, "database": {**database, "sslmode": "prefer", "has_password": True}},
             "settings": {"POSTGRES_POOL_MAX_CONNECTIONS": {"value": "20", "where": f"{where}:9"}},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Optional
 
 import pytest
 
 from runbook.common.documents import validate
 from runbook.verdict.causes import CAUSES, IDS
+from runbook.verdict.conditions import pool_is_exhausted
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
 from tests.unit.incidents import (
@@ -533,3 +535,23 @@ def test_under_tls_what_only_the_server_said_stays_open() -> None:
         if row["name"] == "idle_session_timeout":
             row["setting"] = "600000"
     assert "idle_session_timeout" in dict(judge(*incident).fits)
+
+
+@pytest.mark.parametrize(
+    ("library", "said_at", "wanted"),
+    [
+        ("sqlalchemy", None, None),
+        ("sqlalchemy", -20, True),
+        ("sqlalchemy", -20 * HOUR, None),
+        ("psycopg2.pool", None, False),
+    ],
+)
+def test_a_pool_that_waits_says_that_it_is_exhausted_later_than_a_probe_lasts(
+    library: str, said_at: Optional[float], wanted: Optional[bool]
+) -> None:
+    """So where logins hang, the newest word of the running process counts; psycopg2's own pool never waits."""
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    incident.data("source")["pools"][0]["library"] = library
+    if said_at is not None:
+        incident.data("log")["last"]["pool_exhausted"] = at(said_at)
+    assert pool_is_exhausted(Facts(*incident)).value is wanted

@@ -54,7 +54,7 @@ def syn_dropped(lab: Lab) -> str:
 def name_unresolved(lab: Lab) -> str:
     """The name of the server's host is known no more."""
     named(lab)
-    lab.configure(POSTGRES_HOST=NAME)
+    lab.fill(host=NAME)
     lab.restart()
     named(lab, "")
     return f"{NAME} resolves no more"
@@ -68,10 +68,10 @@ def black_hole(lab: Lab) -> str:
     return f"the packets of {len(ports)} established flows are dropped; a new connection works"
 
 
-@fault("black_hole", "restart")
+@fault("black_hole", "restart", apps=("guide", "reference", "psycopg2"))
 def black_hole_of_a_full_pool(lab: Lab) -> str:
     """The same, where the pool may have no more connections than those."""
-    lab.configure(POSTGRES_POOL_MAX_CONNECTIONS=2, POSTGRES_POOL_MIN_CONNECTIONS=2)
+    lab.fill(pool_maximum=2)
     lab.restart()
     return black_hole(lab)
 
@@ -94,11 +94,11 @@ def _flows(lab: Lab) -> list[int]:
 # -- a proxy in between ------------------------------------------------------------------------------------
 
 
-def _through_a_proxy(lab: Lab, logins: int = 8) -> subprocess.Popen[str]:
+def _through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.Popen[str]:
     """Put a proxy between the application and PostgreSQL, and see the application work through it."""
     port = lab.free_port()
     proxy = lab.other("proxy", listen=port, to=lab.server.port)
-    lab.configure(POSTGRES_PORT=port)
+    lab.fill(port=port, **values)
     lab.restart()
     if set(lab.logins(logins)) != {200}:
         raise LabError("logins fail through the proxy")
@@ -112,11 +112,10 @@ def proxy_hang(lab: Lab) -> str:
     return "the proxy between the application and PostgreSQL accepts and delivers nothing"
 
 
-@fault("proxy_hang", "restart")
+@fault("proxy_hang", "restart", apps=("guide", "reference", "psycopg2"))
 def proxy_hang_mended(lab: Lab) -> str:
     """The proxy forgot the established flows, and acknowledges them; it serves new ones."""
-    lab.configure(POSTGRES_POOL_MAX_CONNECTIONS=2, POSTGRES_POOL_MIN_CONNECTIONS=2)
-    _through_a_proxy(lab, logins=2).send_signal(signal.SIGUSR2)
+    _through_a_proxy(lab, logins=2, pool_maximum=2).send_signal(signal.SIGUSR2)
     lab.users(count=2)
     wait_until(lambda: lab.login() != 200, "logins fail")
     return "the proxy delivers nothing on the established flows, and works for new connections"
@@ -134,6 +133,35 @@ def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
     _through_a_proxy(lab).send_signal(signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
+
+
+# -- another node ------------------------------------------------------------------------------------------
+
+
+def _fail_over(lab: Lab, host: str, port: int) -> None:
+    """A standby takes over, and the server comes back as the standby of it; the application meets that one."""
+    lab.others.mkdir(exist_ok=True)
+    (lab.others / "db-2").mkdir(mode=0o700)
+    lab.server.follow(lab.server.standby(lab.others / "db-2", host, port))
+    wait_until(lambda: 200 not in lab.logins(4), "every login fails to write", seconds=30)
+
+
+@fault("wrong_node", "none")
+def wrong_node(lab: Lab) -> str:
+    """The database fails over, and the application's settings still name the old node."""
+    _fail_over(lab, "127.0.0.1", lab.free_port())
+    return "a standby was promoted; the application is connected to the old node, which follows it now"
+
+
+@fault("wrong_node", "restart")
+def name_moved(lab: Lab) -> str:
+    """The database fails over, its name moves on, and the application keeps its connections to the old node."""
+    named(lab)
+    lab.fill(host=NAME)
+    lab.restart()
+    _fail_over(lab, "127.0.0.2", lab.server.port)
+    named(lab, "127.0.0.2")
+    return f"a standby was promoted and {NAME} leads to it; the application is connected to the old node"
 
 
 # -- PgBouncer ---------------------------------------------------------------------------------------------
@@ -166,7 +194,7 @@ def _through_pgbouncer(lab: Lab, more: str) -> int:
     (lab.others / "pgbouncer.ini").write_text(settings)
     lab.started(program, "-q", "pgbouncer.ini")
     wait_until(lambda: lab.listens(port), "PgBouncer accepts connections")
-    lab.configure(POSTGRES_PORT=port)
+    lab.fill(port=port)
     lab.restart()
     if set(lab.logins(8)) != {200}:
         raise LabError("logins fail through PgBouncer")
