@@ -186,12 +186,10 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         Job(_LOOK, lambda: looks.look("during_login")).view()
     if words:
         Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
-    hangs = not probe.ends_within(_SECOND_LOOK)
-    if hangs:
+    if not probe.ends_within(_SECOND_LOOK):
         Job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
-    if hangs:
-        Job(_LOOK, lambda: looks.look("after_login")).view()
+    Job(_LOOK, lambda: looks.look("after_login")).view()
     if views["process"]["data"]:
         views["process"]["data"]["looks"] = looks.looks
     if words:

@@ -257,6 +257,8 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
         for name in [name for name, pattern in likely if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
             samples[name] = line.strip()[:_LONGEST_LINE]  # masked first, and cut after that
+            if name == "started":
+                pool_line = None  # told by a process that is no more
             if at is not None:
                 first.setdefault(name, rfc3339(at))
                 last[name] = rfc3339(at)

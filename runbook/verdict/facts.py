@@ -323,6 +323,15 @@ class Facts:
         return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
 
     @property
+    def shared(self) -> dict[int, set[int]]:
+        """inode → the processes that hold it, of every connection that several hold."""
+        return {
+            whole(row.get("inode")): {whole(pid) for pid in row["pids"]}
+            for row in rows((self.sockets or {}).get("shared"))
+            if isinstance(row.get("pids"), list)
+        }
+
+    @property
     def alive(self) -> Optional[int]:
         """Sockets in state ESTAB before the probe; None when not read."""
         return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")
