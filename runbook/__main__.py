@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
+import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Optional
 
 from . import __version__
-from .common.documents import schema
+from .common.documents import schema, text_of, write_text
 from .evidence import step2_pool
+from .evidence.collect import read
+from .evidence.discover import discover
+from .evidence.login import port_of
 from .leaks.search import search_paths
 from .leaks.text import format_text
 from .report.build import build
 from .report.screen import screen
+from .report.stanza import stanza
 from .verdict.causes import CAUSES, IDS
 from .verdict.facts import Facts
 from .verdict.judge import judge
 
 # What a report takes from a host's evidence as it stands; a view that is not there is merely unread.
 _IDENTITY = ("run_id", "host", "collected_at")
+# A secret never stands in a command line.
+LOGIN_VARIABLE = "RUNBOOK_LOGIN_PASSWORD"
 
 
 class Refused(Exception):
@@ -49,6 +58,27 @@ def main(arguments: Optional[list[str]] = None) -> int:
     show = commands.add_parser("show", help="print the screen of a saved report again")
     show.add_argument("report", metavar="REPORT", help="reports/RUN/hosts/HOST.json")
 
+    collect = commands.add_parser("collect", help="read the evidence of an app on this host; changes nothing")
+    collect.add_argument("--port", type=int, help="where the app listens; the rest is found from it")
+    collect.add_argument("--login-url", help="where one logs in, where that is not found")
+    collect.add_argument(
+        "--login-username",
+        help=f"a user to log in with; its password: environment variable {LOGIN_VARIABLE}",
+    )
+    collect.add_argument("--no-probe", action="store_true", help="do not try the login")
+    collect.add_argument("--service", help="the systemd unit")
+    for name in ("--pid-file", "--log", "--environment-file"):
+        collect.add_argument(name, help="where it is not found")
+    collect.add_argument("--source", action="append", default=[], help="a directory of its source")
+    collect.add_argument("--status-directory", action="append", default=[], help="of its status sockets")
+    collect.add_argument(
+        "--database-command", default="", help="runs psql where the database is: 'docker exec -i db psql'"
+    )
+    collect.add_argument("--output", metavar="FILE", help="for `runbook explain`; default: standard output")
+
+    found = commands.add_parser("discover", help="the inventory stanza of what listens on this host")
+    found.add_argument("--port", type=int, help="only what listens there; default: every Python program")
+
     status = commands.add_parser(
         "status", help="the pools of this host's processes that have a status socket"
     )
@@ -56,9 +86,7 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        return int(
-            {"leaks": _leaks, "explain": _explain, "show": _show, "status": _status}[options.command](options)
-        )
+        return COMMANDS[options.command](options)
     except Refused as refused:
         print(f"runbook {options.command}: {refused}", file=sys.stderr)
         return 2
@@ -176,6 +204,7 @@ def _status(options: argparse.Namespace) -> int:
             for path in top.glob(pattern)
         }
     )
+    told = 0
     for path in found:
         try:
             answer = step2_pool.ask(str(path), "status", 2.0)
@@ -184,12 +213,66 @@ def _status(options: argparse.Namespace) -> int:
                 f"pid {answer['pid']}  {counts['used']} of {counts['maximum']} used, {counts['idle']} idle,"
                 f" {counts['waiting']} waiting  {answer['application_name']}  {time.strftime('%H:%M:%S')}"
             )
+            told += 1
         except (OSError, ValueError, KeyError) as error:
             print(f"{path}: {type(error).__name__}: {error}")
     if not found:
         print(f"no status socket pool-PID.sock below {', '.join(str(d) for d in directories)}")
-    return 0 if found else 1
+    return 0 if told else 1
 
+
+def _collect(options: argparse.Namespace) -> int:
+    """The host's evidence, and its database's as the app's own role sees it, in one document."""
+    if options.port is None and not options.login_url:
+        raise Refused("--port or --login-url: one of them is wanted")
+    port = options.port or port_of(options.login_url)
+    found: dict[str, Any] = next(iter(discover(port)), {})
+    paths = [*found.get("login_paths", []), *found.get("login_routes", []), "/api/auth/login"]
+    name = socket.gethostname()
+    run = {"run_id": time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), "host": name}
+    wanted = {"database": "main", "target": None, "password": None, "app_user": None}
+    request = {
+        **run,
+        "read_host": True,
+        "login_url": options.login_url or f"http://127.0.0.1:{port}{paths[0]}",
+        "login_username": options.login_username,
+        "login_password": os.environ.get(LOGIN_VARIABLE),
+        "probe": not options.no_probe,
+        **{key: getattr(options, key) or found.get(key) for key in ("service", "pid_file", "log")},
+        "environment_file": options.environment_file or found.get("environment_file"),
+        "source": options.source,
+        "status_directories": options.status_directory or ["/run"],
+        "database": {**run, **wanted, "command": shlex.split(options.database_command)},
+    }
+    text = text_of({"schema": "runbook/incident/1", **read(request)})
+    if not options.output:
+        print(text, end="")
+        return 0
+    try:
+        write_text(Path(options.output).absolute(), text)
+    except OSError as error:
+        raise Refused(f"--output {options.output}: {error.strerror}") from error
+    print(f"{request['login_url']} was read; now: runbook explain {options.output}", file=sys.stderr)
+    return 0
+
+
+def _discover(options: argparse.Namespace) -> int:
+    services = discover(options.port)
+    if not services:
+        where = f"on port {options.port}" if options.port else "that is a Python program"
+        raise Refused(f"nothing listens here {where}")
+    print(stanza({socket.gethostname(): services}), end="")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "leaks": _leaks,
+    "explain": _explain,
+    "show": _show,
+    "collect": _collect,
+    "discover": _discover,
+    "status": _status,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

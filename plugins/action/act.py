@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.facts import Facts
-from ..plugin_utils.judged import Judged, judged
+from ..plugin_utils.judged import Judged, decision, judged
 from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.service"
@@ -47,41 +47,27 @@ class ActionModule(ActionBase):
         wanted = verdict.action
         if wanted == "open" and arguments["cause_open"] == "restart" and facts.login_fails and facts.new_ok:
             wanted = "restart"
-        action: dict[str, Any] = {
-            "action": wanted if wanted in ("start", "restart") else "none",
-            "result": "refused",
-            "why": verdict.why_action,
-            "before": [{"pid": p["pid"], "start_ticks": p["start_ticks"]} for p in facts.processes or []],
-            "after": [],
-            "seconds": 0.0,
-            "login": None,
-            "cause": verdict.cause,
-        }
-        lock = (facts.process or {}).get("lock")
-        if lock:
-            words = f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']})"
-            return {**action, "why": f"{words}; this run only reads"}
-        if action["action"] == "none":
-            return {**action, "result": "done" if verdict.action == "none" else "refused"}
+        action = decision(seen, wanted, arguments["restart"])
+        if action["result"] != "go":
+            return action
         refusal = self._refusal(run, facts, action)
         if refusal:
-            return {**action, "why": refusal}
+            return {**action, "result": "refused", "why": refusal}
         if self._task.check_mode:
             return {**action, "result": "would", "why": f"{verdict.why_action}; --check changes nothing"}
         if arguments["restart"] == "ask":
-            return self._ask(run, host, action)
-        return {**action, "result": "go"}
+            return self._ask(run, host, {**action, "result": "refused"})
+        return action
 
     def _refusal(self, run: Run, facts: Facts, action: dict[str, Any]) -> str:
         """The first precondition that does not hold, in words; empty when all do."""
         arguments = self._task.args
-        if arguments["restart"] == "never":
-            return "diagnose_restart is never"
         if facts.login_fails is not True:
             return "it was not seen that the login fails"
         if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):
             return f"neither diagnose_service nor diagnose_{action['action']}_command names what to {action['action']}"
-        if facts.new_ok is not True:
+        # The slots that are missing for a new connection may be those that this very app holds.
+        if facts.new_ok is not True and action["cause"] != "connection_slots_full":
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"

@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         arguments = {key: value for key, value in self._task.args.items() if value not in (None, "", [])}
         fallback = bool(arguments.pop("fallback", False))
         arguments.update(run_id=run.id, host=host)
-        if not self._reads_database(run, host, variables, fallback):
+        if not (fallback or self._reads_database(host, variables)):
             arguments.pop("database", None)
         else:
             arguments["database"] = {k: v for k, v in arguments["database"].items() if v not in (None, "")}
@@ -73,42 +73,18 @@ class ActionModule(ActionBase):
         return result
 
     @staticmethod
-    def _reads_database(run: Run, host: str, variables: dict[str, Any], fallback: bool) -> bool:
+    def _reads_database(host: str, variables: dict[str, Any]) -> bool:
         """One connection for each database, whatever the number of hosts: is this the host to open it?
 
-        The hosts of group postgres do, or the first app host where none is in this run.
-        As a fallback the first app host that reached a database which nobody could read.
+        The first host of group postgres does, or the first app host where none is in this run.
         """
         groups, hostvars = variables["groups"], variables["hostvars"]
         label = variables.get("diagnose_database", "main")
-
-        def same(name: str) -> bool:
-            return bool(hostvars[name].get("diagnose_database", "main") == label)
-
-        here = [name for name in variables["ansible_play_hosts_all"] if same(name)]
-        servers = [name for name in here if name in groups.get("postgres", [])]
-        apps = [name for name in here if name in groups["app"]]
-        if not fallback:
-            return host == (servers or apps)[0]
-        connection = ((run.database_of(label) or {}).get("views", {}).get("connection") or {}).get(
-            "data"
-        ) or {}
-        if connection.get("ok"):
-            return False
-        reached = [
-            name
-            for name in apps
-            if (
-                (
-                    (run.load(f"evidence/{file_name(name)}.json") or {})
-                    .get("views", {})
-                    .get("new_connection")
-                    or {}
-                ).get("data")
-                or {}
-            ).get("ok")
-        ]
-        return host == next(iter(reached), None)
+        for group in (groups.get("postgres", []), groups["app"]):
+            for name in variables["ansible_play_hosts_all"]:
+                if name in group and hostvars[name].get("diagnose_database", "main") == label:
+                    return host == name
+        return False
 
     @staticmethod
     def _missed(run: Run, host: str, arguments: dict[str, Any], why: str) -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils.run import Run
 
 URL = re.compile(r"https?://(?:[^/:@]+|\[[0-9a-fA-F:.]+\])(?::(?:[1-9]\d{0,4}))?/.*")
-PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_")
+PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_", "discover_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def options(role: str, entry: str) -> dict[str, Any]:
+    """The variables of one entry point of a role of this collection, as its argument spec has them."""
+    loaded = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
+    found: dict[str, Any] = loaded["argument_specs"][entry]["options"]
+    return found
 
 
 def known_variables() -> set[str]:
@@ -25,6 +34,37 @@ def known_variables() -> set[str]:
         for spec in yaml.safe_load(path.read_text())["argument_specs"].values():
             names |= set(spec.get("options", {}))
     return names
+
+
+def missing_variables(host: str, variables: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """A line for each required variable that a host has not, or has with nothing in it."""
+    lines = []
+    for name, option in wanted.items():
+        if option.get("required") and variables.get(name) in (None, "", []):
+            state = "empty" if name in variables else "not set"
+            where = ", best from a vault" if option.get("no_log") else ""
+            lines.append(
+                f"{host}: {name} is {state}: set it in the inventory{where} ({option['description']})"
+            )
+    return lines
+
+
+def wrong_values(hosts: dict[str, Any], spec: dict[str, Any]) -> list[str]:
+    """A line for each variable that is set to what its option does not allow, with the hosts that have it.
+
+    ``hosts``: host -> its variables. All hosts at once: as a task for each it would be a third of a large run.
+    """
+    lines: dict[str, list[str]] = {}
+    for host, variables in hosts.items():
+        told = {}
+        for name in (name for name in spec if name in variables):
+            with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults: the role says so
+                told[name] = variables[name]
+        for line in ArgumentSpecValidator({name: spec[name] for name in told}).validate(told).error_messages:
+            lines.setdefault(line, []).append(host)
+    return [
+        f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {line}" for line, names in lines.items()
+    ]
 
 
 def unknown_variables(names: set[str], known: set[str]) -> list[str]:
@@ -85,18 +125,25 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """With ``reports`` a run is begun there; with ``budget`` the pools must fit the server."""
+        """With ``reports`` a run is begun there; with ``budget`` both roles have what they need, and the pools
+        fit the server; with ``any_host`` no host need be in group app."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
-        apps = groups.get("app", [])
+        apps, servers = groups.get("app", []), groups.get("postgres", [])
+        if self._task.args.get("any_host"):
+            apps = sorted(set(groups.get("all", [])) - set(servers))
+            if not apps:
+                raise AnsibleActionFail(
+                    "the inventory has no host to look at; name one: -i web-1, (with the comma)"
+                )
         if not apps:
             raise AnsibleActionFail(
                 "the inventory has no host in group app, so nothing would be diagnosed. Copy inventory.example to"
                 " inventory.yml and name your app's host there, or give -i INVENTORY"
             )
         names = set(variables)
-        for host in {*apps, *groups.get("postgres", [])}:
+        for host in {*apps, *servers}:
             names |= set(hostvars[host])
         wrong = unknown_variables(names, known_variables())
         if wrong:
@@ -107,14 +154,31 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(
                     f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"
                 )
-        servers = groups.get("postgres", [])
-        if self._task.args.get("budget") and servers:
-            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
-            if trouble:
-                raise AnsibleActionFail(trouble)
+        if self._task.args.get("budget"):
+            self._check_provision(apps, servers, hostvars)
         result["changed"] = False
         if self._task.args.get("reports"):
+            meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
+            wrong = wrong_values(
+                {host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")
+            )
+            if wrong:
+                raise AnsibleActionFail("; ".join(wrong))
             run = Run.create(self._task.args["reports"])
             run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
             result["ansible_facts"] = run.facts()
         return result
+
+    @staticmethod
+    def _check_provision(apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]) -> None:
+        """Refuse what the roles would refuse only after other hosts were touched."""
+        missing = []
+        for hosts, entry in ((servers, "main"), (apps, "client")):
+            wanted = options("postgres", entry)
+            missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
+        if missing:
+            raise AnsibleActionFail("; ".join(missing))
+        if servers:
+            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
+            if trouble:
+                raise AnsibleActionFail(trouble)

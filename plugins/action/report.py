@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
@@ -11,10 +10,11 @@ from ansible.plugins.action import ActionBase
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.build import build, login_round
+from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
-from ..plugin_utils.judged import judged
+from ..plugin_utils.judged import Judged, every
 from ..plugin_utils.run import Run, coloured
 
 MOST_SCREENS = 5
@@ -31,10 +31,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         run = Run.of(task_vars or {})
         reports, missing = [], {}
-        for host in run.hosts():
-            report = self._report(run, host)
-            if report:
-                reports.append(report)
+        for host, seen in every(run):
+            if seen:
+                reports.append(self._report(run, host, seen))
             else:
                 missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
                     "why", "it gave no evidence"
@@ -64,10 +63,7 @@ class ActionModule(ActionBase):
         return result
 
     @staticmethod
-    def _report(run: Run, host: str) -> Optional[dict[str, Any]]:
-        seen = judged(run, host)
-        if seen is None:
-            return None
+    def _report(run: Run, host: str, seen: Judged) -> dict[str, Any]:
         action = run.load(f"actions/{file_name(host)}.json")
         proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
         told = (
@@ -86,18 +82,19 @@ class ActionModule(ActionBase):
             proof=proof or None,
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
+            earlier=run.earlier(host) if seen.verdict.cause != "healthy" else (),
+            observed=run.load(f"observations/{file_name(host)}.json"),
         )
         run.write(f"hosts/{file_name(host)}.json", report)
         documents.write_text(run.path / file_name(host) / "ticket.md", ticket(report))
+        documents.write_text(run.path / file_name(host) / "page.html", page(report))
         return report
 
     @staticmethod
     def _show(
         run: Run, reports: list[dict[str, Any]], missing: dict[str, str], document: dict[str, Any]
     ) -> None:
-        latest = run.path.parent / "latest"
-        cwd = Path.cwd()
-        saved = str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
+        saved = run.shown
         run.display.display("")
         if len(reports) + len(missing) > 1:
             run.display.display(fleet_screen(document, reports))

@@ -6,12 +6,11 @@ from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
 
+from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.facts import Facts
 from ..module_utils.runbook.verdict.steps import steps
-from ..plugin_utils.judged import judged
-from ..plugin_utils.run import Run
-
-FEW = 3  # up to so many hosts every step is shown; above, only what is not as it should be
+from ..plugin_utils.judged import every
+from ..plugin_utils.run import FEW, Run
 
 
 class ActionModule(ActionBase):
@@ -24,14 +23,14 @@ class ActionModule(ActionBase):
         """Print one line a host; ``found`` holds the step of each."""
         result = super().run(tmp, task_vars)
         run, number = Run.of(task_vars or {}), int(self._task.args["step"])
-        found, hosts = {}, run.hosts()
-        for host in hosts:
-            seen = judged(run, host)
+        found, few = {}, len(run.hosts()) <= FEW
+        for host, seen in every(run):
             if seen is None:
                 continue
-            step = steps(Facts(seen.host, seen.database), seen.verdict)[number - 1]
+            observed = run.load(f"observations/{file_name(host)}.json")
+            step = steps(Facts(seen.host, seen.database), seen.verdict, observed)[number - 1]
             found[host] = step
-            if len(hosts) <= FEW or step["status"] in ("warn", "fail"):
+            if few or step["status"] in ("warn", "fail"):
                 run.say(host, f"step {number}, {step['name']}: {step['status']}: {step['summary']}")
         result.update(changed=False, found=found)
         return result

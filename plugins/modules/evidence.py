@@ -19,6 +19,7 @@ options:
   login_username: {description: A user to log in with., type: str}
   login_password: {description: Its password., type: str}
   login_attempts: {description: How many logins at once; 0 for two a process and at least three., type: int, default: 0}
+  login_seconds: {description: How long one login may take., type: float, default: 5.0}
   probe: {description: Whether the login may be tried., type: bool, default: true}
   service: {description: The systemd unit of the app., type: str}
   pid_file: {description: Its pid file., type: path}
@@ -40,6 +41,7 @@ options:
       password: {description: Its password., type: str}
       app_user: {description: The app's role; its effective settings and limits are read., type: str}
       sslmode: {description: As libpq has it., type: str, default: prefer}
+      command: {description: Words that run psql where the database is., type: list, elements: str, default: []}
 """
 EXAMPLES = r"""
 - name: Read everything
@@ -67,6 +69,7 @@ ARGUMENTS = {
     "login_username": {"type": "str"},
     "login_password": {"type": "str", "no_log": True},
     "login_attempts": {"type": "int", "default": 0},
+    "login_seconds": {"type": "float", "default": 5.0},
     "probe": {"type": "bool", "default": True},
     "service": {"type": "str"},
     "pid_file": {"type": "path"},
@@ -87,6 +90,7 @@ ARGUMENTS = {
             "password": {"type": "str", "no_log": True},
             "app_user": {"type": "str"},
             "sslmode": {"type": "str", "default": "prefer"},
+            "command": {"type": "list", "elements": "str", "default": []},
         },
     },
 }
@@ -100,6 +104,10 @@ def main() -> None:
         required_if=[("read_host", True, ("login_url",))],
     )
     request = dict(module.params)
+    if not 0 < request["login_seconds"] <= 60:
+        module.fail_json(
+            msg=f"diagnose_login_seconds is {request['login_seconds']:g}: wanted is more than 0, at most 60"
+        )
     wanted = request["database"]
     if wanted:
         target = (
@@ -114,6 +122,7 @@ def main() -> None:
             "target": target,
             "password": wanted["password"],
             "app_user": wanted["app_user"],
+            "command": wanted["command"],
         }
     # A collector that hangs is in a daemon thread, which does not keep the interpreter.
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.verdict.facts import Facts
 from ..module_utils.runbook.verdict.judge import Verdict, judge
 from .run import Run
 
@@ -18,10 +20,50 @@ class Judged(NamedTuple):
 
 
 def judged(run: Run, host: str) -> Optional[Judged]:
-    """The verdict; None when the host gave no evidence. Cheap and pure, so it is never kept."""
+    """The verdict over one host; None when it gave no evidence. Cheap and pure, so it is never kept."""
     evidence = run.load(f"evidence/{file_name(host)}.json")
     if evidence is None:
         return None
-    asked = run.load(f"evidence/{file_name(host)}.asked") or {}
-    database = run.database_of(asked.get("label", "main"))
+    label = (run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main")
+    return _judged(evidence, run.database_of(label))
+
+
+def _judged(evidence: dict[str, Any], database: Optional[dict[str, Any]]) -> Judged:
     return Judged(evidence, database, judge(evidence, database))
+
+
+def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
+    """All app hosts of the run with their verdicts, in the order of their names; each database is read once."""
+    databases: dict[str, Optional[dict[str, Any]]] = {}
+    for host, label in run.hosts().items():
+        if label not in databases:
+            databases[label] = run.database_of(label)
+        evidence = run.load(f"evidence/{file_name(host)}.json")
+        yield host, None if evidence is None else _judged(evidence, databases[label])
+
+
+def decision(seen: Judged, wanted: str, restart: str) -> dict[str, Any]:
+    """An action as the run keeps it: with the result ``go``, or with the reason why there is none.
+
+    ``wanted``: start, restart, none or open; ``restart``: diagnose_restart. No other precondition of a start
+    or restart is asked yet.
+    """
+    verdict, facts = seen.verdict, Facts(seen.host, seen.database)
+    acts = wanted in ("start", "restart")
+    decided: dict[str, Any] = {
+        "action": wanted if acts else "none",
+        "result": "go" if acts else "done" if wanted == "none" else "refused",
+        "why": verdict.why_action,
+        "before": [{"pid": p["pid"], "start_ticks": p["start_ticks"]} for p in facts.processes or []],
+        "after": [],
+        "seconds": 0.0,
+        "login": None,
+        "cause": verdict.cause,
+    }
+    if acts and restart not in ("auto", "ask"):
+        decided.update(result="refused", why=f"diagnose_restart is {restart}")
+    lock = (facts.process or {}).get("lock")
+    if lock:
+        words = f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']})"
+        decided.update(result="refused", why=f"{words}; this run only reads")
+    return decided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+import jsonschema  # noqa: F401 - here it is loaded once for the run; where it is used, once for each host
 from ansible.errors import AnsibleActionFail
 from ansible.utils.color import stringc
 from ansible.utils.display import Display
@@ -18,6 +20,10 @@ from ansible.utils.display import Display
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.words import plain
+
+EARLIER = 100  # runs that are looked through for the same cause
+
+FEW = 3  # up to so many hosts everything is shown as it happens; above, only what is not as it should be
 
 
 class Run:
@@ -64,9 +70,15 @@ class Run:
         """The name of the run."""
         return self.path.name
 
-    def facts(self) -> dict[str, Any]:
-        """What later tasks need to find the run again."""
-        return {"runbook_run": {"directory": str(self.path), "started": self.started}}
+    @property
+    def shown(self) -> str:
+        """Where ``latest`` is, as a person at the controller types it."""
+        latest, cwd = self.path.parent / "latest", Path.cwd()
+        return str(latest.relative_to(cwd)) if latest.is_relative_to(cwd) else str(latest)
+
+    def facts(self, **more: list[str]) -> dict[str, Any]:
+        """What later tasks need to find the run again, and ``more``: hosts that one of them is meant for."""
+        return {"runbook_run": {"directory": str(self.path), "started": self.started, **more}}
 
     def say(self, host: str, words: str) -> None:
         """One progress line: seconds since the run began, host, what happened."""
@@ -92,9 +104,10 @@ class Run:
         """The SHA-256 of a file of this run."""
         return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
 
-    def hosts(self) -> list[str]:
-        """Every app host that this run was asked to read, reached or not."""
-        return sorted(path.name[: -len(".asked")] for path in (self.path / "evidence").glob("*.asked"))
+    def hosts(self) -> dict[str, str]:
+        """Every app host that this run was asked to read, reached or not, and the name of its database."""
+        asked = [json.loads(path.read_text()) for path in (self.path / "evidence").glob("*.asked")]
+        return {one["host"]: one["label"] for one in sorted(asked, key=lambda one: str(one["host"]))}
 
     def database_of(self, label: str) -> Optional[dict[str, Any]]:
         """The evidence of the database that an app host belongs to."""
@@ -103,6 +116,17 @@ class Run:
     def actions(self) -> dict[str, dict[str, Any]]:
         """What was done in this run, by host."""
         return self.notes("actions")
+
+    def earlier(self, host: str) -> list[dict[str, Any]]:
+        """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
+        runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())
+        found = []
+        for name in [name for name in runs if name < self.id][-EARLIER:]:
+            with contextlib.suppress(OSError, ValueError):
+                found.append(
+                    json.loads((self.path.parent / name / "hosts" / f"{file_name(host)}.json").read_text())
+                )
+        return found
 
     def notes(self, folder: str) -> dict[str, dict[str, Any]]:
         """The notes of a folder, by host."""

@@ -134,7 +134,7 @@ def _look(request: Request) -> Seen:
     texts = {path: _read(path) for path in (request["environment_file"], request["private_file"])}
     journal = json.loads(_read(_journal(request)) or "null")
     pools = step2_pool.collect(pids, request["status_directories"], _ASK)["processes"]
-    return Seen(unit, pid, settings.environ(pid) if pid else {}, pools, journal, texts)
+    return Seen(unit, pid, (settings.environ(pid) if pid else None) or {}, pools, journal, texts)
 
 
 def _journal(request: Request) -> str:

@@ -45,7 +45,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
         "after": [],
         "login": None,
     }
-    unit = process.systemd_unit(request["service"]) if request.get("service") else {}
+    unit = process.systemd_unit(request.get("service"))
     app = settings.collect(request.get("environment_file"), unit, [])
     masker = Masker([request.get("login_password"), *app.secrets])
     try:
@@ -70,7 +70,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
             finally:
                 outcome["login"] = masker.document(outcome["login"])
                 if outcome["result"] != "refused":
-                    outcome["after"] = outcome["after"] or _identities(request)
+                    outcome["after"] = outcome["after"] or identities(request)[0]
                 outcome["seconds"] = round(time.monotonic() - began, 3)
                 _audit(state, request, outcome)
     except Refused as refused:
@@ -149,7 +149,7 @@ def _what(request: dict[str, Any]) -> str:
 
 
 def _refuse_other_processes(request: dict[str, Any]) -> None:
-    if _keys(_identities(request)) != _keys(request["before"]):
+    if _keys(identities(request)[0]) != _keys(request["before"]):
         raise Refused(
             "the processes are not those that the evidence was read from: something restarted them meanwhile; run it again"
         )
@@ -204,16 +204,16 @@ def call(
         return status, output.read().decode("utf-8", "replace")
 
 
-def _identities(request: dict[str, Any]) -> list[dict[str, int]]:
-    """(pid, start_ticks) of every process of the service, now."""
-    unit = process.systemd_unit(request["service"]) if request.get("service") else {}
-    listeners, _ = process.listeners_of(login.port_of(request["login_url"]))
-    found = (proc.stat(pid) for pid in process.service_pids(unit, request.get("pid_file"), listeners))
-    return [{"pid": s["pid"], "start_ticks": s["start_ticks"]} for s in found if s and s["state"] != "Z"]
+def identities(request: dict[str, Any]) -> tuple[list[dict[str, int]], Optional[bool]]:
+    """((pid, start_ticks) of every process of the service, whether anything listens on the login's port)."""
+    port = login.port_of(request["login_url"])
+    _, pids, listening = process.running(request.get("service"), request.get("pid_file"), port)
+    alive = (one for one in map(proc.stat, pids) if one and one["state"] != "Z")
+    return [{"pid": one["pid"], "start_ticks": one["start_ticks"]} for one in alive], listening
 
 
-def _keys(identities: list[dict[str, Any]]) -> set[tuple[Any, Any]]:
-    return {(row.get("pid"), row.get("start_ticks")) for row in identities}
+def _keys(rows: list[dict[str, Any]]) -> set[tuple[Any, Any]]:
+    return {(row.get("pid"), row.get("start_ticks")) for row in rows}
 
 
 def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
@@ -222,8 +222,7 @@ def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
     old = _keys(request["before"])
     words = "nothing listens on the login's port"
     while time.monotonic() < deadline:
-        now = _identities(request)
-        _, listening = process.listeners_of(login.port_of(request["login_url"]))
+        now, listening = identities(request)
         left = old & _keys(now)
         if listening and now and not left:
             return now
@@ -248,7 +247,7 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
         first = probe.round(1)
     return {
         "kind": probe.kind,
-        **probe.round(request["login_attempts"] or max(3, 2 * len(_identities(request)))),
+        **probe.round(request["login_attempts"] or max(3, 2 * len(identities(request)[0]))),
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pkgutil
 import re
 import tempfile
 from pathlib import Path
@@ -20,7 +21,9 @@ class InvalidDocument(ValueError):
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema ``name``: host-evidence, database-evidence, report, fleet or status."""
-    loaded: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    # Not from a path: in the one file that scripts/build-collect makes there is none.
+    text = pkgutil.get_data(__package__, f"schemas/{name}.schema.json") or b""
+    loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 

@@ -24,12 +24,14 @@ from . import (
     step3_postgresql,
     step4_leaks,
 )
-from .log import Follower
+from .log import Follower, log_of
 from .proc import join_address
+from .threads import Looks
 
 # Wall-clock seconds; the whole trip ends within TRIP_SECONDS whatever hangs.
 TRIP_SECONDS = 20.0
 _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
+_LOOK = 2.0
 _CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
 MOST_TEXT = 500  # characters of any one text in the evidence
 _SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
@@ -58,6 +60,10 @@ class Job:
         self._view["seconds"] = round(time.monotonic() - self._began, 3)
         self._done.set()
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long at most; whether it has ended."""
+        return self._done.wait(seconds)
+
     def view(self) -> View:
         """The view: what was read, or why not, or that the deadline passed."""
         if self._done.wait(max(0.0, self._began + self._seconds - time.monotonic())):
@@ -85,7 +91,9 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     database = request.get("database")
     if not request["read_host"]:
         if database and not database["target"]:
-            config = settings.collect(request.get("environment_file"), *_service_of(request))
+            port = login.port_of(request["login_url"])
+            unit, pids, _ = process.running(request.get("service"), request.get("pid_file"), port)
+            config = settings.collect(request.get("environment_file"), unit, process.described(pids))
             if not config.database:
                 raise Unread(f"the app's database is not known: {config.reason}")
             database = {**database, "target": config.database, "password": config.password}
@@ -103,25 +111,18 @@ def read(request: dict[str, Any]) -> dict[str, Optional[dict[str, Any]]]:
     return {"host": host, "database": jobs[0].view()["data"] if jobs else None}
 
 
-def _service_of(request: dict[str, Any]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """(properties of the unit, processes) of the request's service."""
-    service = request.get("service")
-    unit = process.systemd_unit(service) if service else {}
-    port = login.port_of(request["login_url"])
-    return unit, process.collect(service, request.get("pid_file"), port, None)["processes"]
-
-
 def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settings], None]) -> dict[str, Any]:
     """The evidence document of one app host.
 
     ``request`` holds what the inventory says of the host: ``run_id``, ``host``, ``login_url``,
-    ``login_username``, ``login_password``, ``login_attempts``, ``probe`` (bool), ``service``, ``pid_file``,
-    ``log``, ``environment_file``, ``source`` (list), ``status_directories`` (list), ``state_directory``,
+    ``login_username``, ``login_password``, ``login_attempts``, ``login_seconds`` (more of them make the trip as
+    much longer), ``probe`` (bool), ``service``, ``pid_file``, ``log``, ``environment_file``, ``source`` (list), ``status_directories`` (list), ``state_directory``,
     ``window`` (seconds). None where nothing is set. ``settings_known`` is called as soon as the app's
     settings are.
     """
     began, wall = time.monotonic(), time.time()
-    end = began + TRIP_SECONDS
+    patience = max(0.0, (request.get("login_seconds") or 0.0) - login.ATTEMPT_SECONDS)
+    end = began + TRIP_SECONDS + patience
     masker = Masker([request.get("login_password")])
     views: dict[str, View] = {}
 
@@ -133,10 +134,13 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     processes = (views["process"]["data"] or {}).get("processes", [])
     pids = [row["pid"] for row in processes]
 
+    looks = Looks(pids, port)
+    Job(_LOOK, lambda: looks.look("before_login")).view()
+
     found: list[settings.Settings] = []
 
     def read_settings() -> Optional[dict[str, Any]]:
-        unit = process.systemd_unit(service) if service else {}
+        unit = process.systemd_unit(service)
         found.append(settings.collect(request.get("environment_file"), unit, processes))
         if found[0].file is None and not found[0].live and not found[0].database:
             raise Unread(found[0].reason)
@@ -152,6 +156,11 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     watch: list[sockets.Watch] = []
     words: list[dict[str, Any]] = []
 
+    def last_look() -> dict[str, Any]:
+        watch[0].sample("after_login")
+        words[0]["waits"] = watch[0].waits()
+        return {}
+
     def first_look() -> dict[str, Any]:
         watch.append(sockets.Watch(pids, _peers(config.database)))
         watch[0].sample("before_login")
@@ -160,25 +169,33 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
 
     looked = Job(_SOCKETS, first_look)
     pool = Job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
-    follower, log_reason = _follow(request, service)
+    follower, log_reason = _follow(request, service, pids)
     source = Job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
     first_view, views["pool"] = looked.view(), pool.view()
-    if views["pool"]["data"] == {"processes": []}:  # read, and there is none: the other views decide
-        views["pool"].update(state="unknown", reason="the app has no status socket")
+    asked = views["pool"]["data"]
+    if asked and not asked["processes"]:  # read, and there is none: the other views decide
+        gone = "".join(f"; {path}: {step2_pool.LEFT_BEHIND}" for path in asked["left_behind"])
+        views["pool"].update(state="unknown", reason=f"the app has no status socket{gone}")
     rows = watch[0].samples[0]["sockets"] if words else []
 
-    new = Job(_CONNECT + 1, lambda: _connect(config))
-    left = min(_LOGIN, end - 4 - time.monotonic())
+    new = Job(_CONNECT + 1, lambda: _connect(config, rows))
+    left = min(_LOGIN + patience, end - 4 - time.monotonic())
     probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
     probe = Job(left, lambda: _login(request, processes, len(rows), probed))
+    if not probe.ends_within(0.25):  # the moment is "while logins are under way"; there is no event for it
+        Job(_LOOK, lambda: looks.look("during_login")).view()
     if words:
-        time.sleep(0.25)  # the moment is "while logins are under way"; there is no event for it
         Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
+    if not probe.ends_within(_SECOND_LOOK):
+        Job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
+    Job(_LOOK, lambda: looks.look("after_login")).view()
+    if views["process"]["data"]:
+        views["process"]["data"]["looks"] = looks.looks
     if words:
         if sockets.suspicious(rows) or sockets.suspicious(watch[0].samples[-1]["sockets"]):
             time.sleep(max(0.0, watch[0].started + _SECOND_LOOK - time.monotonic()))
-        Job(_SOCKETS, lambda: {"rows": watch[0].sample("after_login")}).view()
+        Job(_SOCKETS, last_look).view()
     views["sockets"] = _sockets_view(watch, words, first_view, views["process"], config)
     views["log"] = Job(_LOG, follower.data).view() if follower else view(None, log_reason)
     views["source"] = source.view()
@@ -206,12 +223,16 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
 
     ``request``: ``run_id``, ``database`` (the name of the document), ``host`` (who reads it), ``target``
     (host, port, name, user, sslmode), ``password``, ``app_user`` (the app's role, whose effective settings
-    and limits are asked; None: the target's own).
+    and limits are asked; None: the target's own), ``command`` (words that run psql there; None: connect).
     """
     began, wall = time.monotonic(), time.time()
     masker = Masker([request.get("password")])
     views = step3_postgresql.collect(
-        request["target"], request.get("password"), _DATABASE, app_user=request.get("app_user")
+        request["target"],
+        request.get("password"),
+        _DATABASE,
+        app_user=request.get("app_user"),
+        command=request.get("command"),
     )
     activity = views["activity"]["data"]
     for session in activity["sessions"] if activity else []:
@@ -237,16 +258,41 @@ def _peers(database: Optional[dict[str, Any]]) -> list[str]:
     return [join_address(address, database["port"]) for address in addresses]
 
 
-def _connect(config: settings.Settings) -> dict[str, Any]:
-    if not config.database:
+def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Tried with the settings; where those are not known, a knock at the one place that the app is connected to."""
+    if config.database:
+        data = new_connection.collect(config.database, config.password, _CONNECT)
+        elsewhere = [
+            row["peer"] for row in rows if row["state"] == "ESTAB" and row["peer"] not in _places(data)
+        ]
+        if data["ok"] and elsewhere:
+            data["live"] = _node(config, max(elsewhere, key=elsewhere.count))
+        return data
+    peers = {row["peer"] for row in rows}
+    if len(peers) != 1:
         raise Unread(f"the app's database is not known: {config.reason}")
-    return new_connection.collect(config.database, config.password, _CONNECT)
+    host, _, port = peers.pop().rpartition(":")
+    place = {"host": host.strip("[]"), "port": int(port), "name": "postgres", "user": ""}
+    return new_connection.collect(place, None, _CONNECT)
+
+
+def _places(data: dict[str, Any]) -> list[str]:
+    return [join_address(address, data["port"]) for address in data["addresses"]]
+
+
+def _node(config: settings.Settings, peer: str) -> dict[str, Any]:
+    """What the server says of itself that the app is connected to, where its settings lead to another by now."""
+    host, _, port = peer.rpartition(":")
+    place = {**(config.database or {}), "host": host.strip("[]"), "port": int(port)}
+    told = new_connection.collect(place, config.password, 2.0)
+    return {"peer": peer, "server": told["server"], "error": told["error"] and told["error"]["text"]}
 
 
 def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:
     if not request["probe"]:
         raise Unread("not probed in check mode; -e diagnose_probe_in_check=true allows it")
-    probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
+    user = request.get("login_username"), request.get("login_password")
+    probe = login.Probe(request["login_url"], *user, request.get("login_seconds"))
     attempts = request.get("login_attempts") or max(3, 2 * len(processes))
     return login.collect(probe, attempts, held, end)
 
@@ -262,13 +308,19 @@ def _directories(processes: list[dict[str, Any]]) -> list[str]:
     return sorted(found)
 
 
-def _follow(request: dict[str, Any], service: Optional[str]) -> tuple[Optional[Follower], str]:
-    if not request.get("log") and not service:
-        return None, "no log is named for this host; name it in diagnose_log"
+def _follow(
+    request: dict[str, Any], service: Optional[str], pids: list[int]
+) -> tuple[Optional[Follower], str]:
+    path = request.get("log") or next(filter(None, map(log_of, pids[:1])), None)
+    if not path and not service:
+        return (
+            None,
+            "no log is named for this host, and its process writes into no file; name it in diagnose_log",
+        )
     try:
-        return Follower(request.get("log"), service, request.get("window") or 3600.0), ""
+        return Follower(path, service, request.get("window") or 3600.0), ""
     except OSError as error:
-        return None, f"{request.get('log')}: {error.strerror}"
+        return None, f"diagnose_log: {path}: {error.strerror}"
 
 
 def _sockets_view(

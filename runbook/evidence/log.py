@@ -1,6 +1,7 @@
 """View L: the app's log in the window, and what it wrote while the probe ran.
 
-Bounded: of a file at most ``WINDOW_BYTES`` from its end are read, whatever its size. Lines with times
+Bounded: a file is read from its end, block by block, until a line is older than the window, and at most
+``WINDOW_BYTES`` of it, whatever its size. Lines with times
 are counted from the start of the window; a log without times is counted as far as was read, and what
 the probe itself caused is told apart by the file's size before and after, which needs no times.
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..common.clock import rfc3339
+from . import proc
 
 WINDOW_BYTES = 8 << 20
-WITHOUT_TIMES = 1 << 20
+BLOCK_BYTES = 1 << 20  # of a log without times no more counts than one
 _JOURNAL_LINES = 20000
 
 # What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
@@ -51,7 +53,10 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "monitor_error": r"error in database monitor",
         "pool_status": r"pool status: \d+/\d+",
         "high_usage": r"high connection pool usage",
-        "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d",
+        "acquired": r"acquired backend \d+ by",
+        "returned": r"returned backend \d+ by",
+        "login_error": r"login error|/login\S{0,200} http/\d\.\d\"? 5\d\d|/login: 5\d\d",
+        "sql_error": r"(?:column|relation|function|table) [\w.\"]{1,130} does not exist|permission denied for (?:table|schema|relation|sequence)|undefined(?:column|table|function)|insufficientprivilege|violates [a-z-]{1,20} constraint|syntax error at or near",
         "server_error": r"http/\d\.\d\"? 5\d\d|internal server error",
         "exception": r"traceback \(most recent call last\)",
         "client_suspended": r"net::err_network_io_suspended",
@@ -63,6 +68,12 @@ _POOL_LINE = re.compile(
     r"pool (?:status|usage): (?:(\d{1,9})/(\d{1,9})"
     r"|\{[^{}]{0,80}'maxconn': (\d{1,9})[^{}]{0,200}'active_connections': (\d{1,9}))"
 )
+_JOURNAL_HEAD = re.compile(r"^\d{10}\.\d{3,6} \S+ \S+: ")
+_FRAME = re.compile(r'^\s+File "([^"]{1,300})", line (\d{1,7}), in (\S{1,100})')
+_LIBRARY = re.compile(r"site-packages/|dist-packages/|/lib/python\d|^<")
+_CHAINED = ("Traceback", "During handling of", "The above exception")
+# Of lines without a traceback those that say most, the most telling first.
+_TELLING = ("sql_error", "other_dependency", "login_error", "server_error")
 _LONGEST_LINE = 4096  # characters; of a longer line the ends are searched
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
@@ -94,47 +105,81 @@ def line_time(line: str) -> Optional[float]:
         return None
 
 
+def log_of(pid: int) -> Optional[str]:
+    """The file that a process's standard error, or else its standard output, goes to; None where it is none."""
+    for number in (2, 1):
+        name = proc.link(proc.PROC / str(pid) / "fd" / str(number)) or ""
+        if name.startswith("/") and Path(name).is_file():
+            return name
+    return None
+
+
 class Follower:
     """One log, remembered before the probe and read after it.
 
     ``path`` is a file; without one the journal of ``unit`` is read. Raises OSError when a named file
-    cannot be read, with the reason in its text.
+    cannot be read, with the reason in its text. ``mark``: that of an earlier follower of the same log, to go
+    on from where it began.
     """
 
-    def __init__(self, path: Optional[str], unit: Optional[str], window_seconds: float) -> None:
+    def __init__(
+        self,
+        path: Optional[str],
+        unit: Optional[str],
+        window_seconds: float,
+        mark: Optional[dict[str, Any]] = None,
+    ) -> None:
         self.path = Path(path) if path else None
         self.unit = unit
         self.window = window_seconds
-        self.began = time.time()
-        self.before = self.path.stat() if self.path else None
+        now = self.path.stat() if self.path else None
+        self.mark = mark or {
+            "at": time.time(),
+            "inode": now.st_ino if now else None,
+            "size": now.st_size if now else None,
+        }
+        self.began: float = self.mark["at"]
+
+    def appended(self) -> str:
+        """What was written since the mark, at most WINDOW_BYTES of it."""
+        if not self.path:
+            return self._journal(self.began)[2]
+        size = self.path.stat().st_size
+        return _slice(self.path, max(self._from(), size - WINDOW_BYTES), size).decode("utf-8", "replace")
+
+    def _from(self) -> int:
+        """Where in the file that is there now what came after the mark begins."""
+        assert self.path
+        now = self.path.stat()
+        # Another or a shorter file was rotated in: all of it came after.
+        same = now.st_ino == self.mark["inode"] and now.st_size >= self.mark["size"]
+        return int(self.mark["size"]) if same else 0
 
     def data(self) -> dict[str, Any]:
         """The data of view ``log``."""
         since = self.began - self.window
-        if self.path and self.before:
-            now, mark = self.path.stat(), self.before.st_size
-            size = now.st_size
-            if now.st_ino != self.before.st_ino or size < mark:
-                mark = 0  # rotated meanwhile: all of the new file came after
-            text, whole = _tail(self.path, size, WINDOW_BYTES)
-            appended = _slice(self.path, mark, size)
+        if self.path:
+            size, mark = self.path.stat().st_size, self._from()
+            raw, timed = read_back(self.path, size, since, mark)
+            start, read = size - len(raw), len(raw)
+            text, whole = _whole_lines(raw, start), start == 0
+            appended = raw[max(0, mark - start) :].decode("utf-8", "replace")
         else:
             text, whole, appended, size = self._journal(since)
+            read, timed = size, True
         lines = text.splitlines()
-        timed = any(line_time(line) is not None for line in lines[-200:])
-        if not timed and len(text) > WITHOUT_TIMES:
-            lines, whole = text[-WITHOUT_TIMES:].splitlines()[1:], False
         summary = summarize(lines, since if timed else None)
         return {
             "path": str(self.path) if self.path else f"journal of {self.unit}",
             "size": size,
-            "bytes_read": len(text) + len(appended),
+            "bytes_read": read,
             "timestamps": timed,
             "window_from": rfc3339(since) if timed else None,
             "window_to": rfc3339(time.time()) if timed else None,
             "whole_window": whole or summary.pop("_reached"),
             **{key: value for key, value in summary.items() if not key.startswith("_")},
             "during_login": summarize(appended.splitlines(), None)["counts"],
+            "error": last_error(appended.splitlines()),
         }
 
     def _journal(self, since: float) -> tuple[str, bool, str, int]:
@@ -150,17 +195,45 @@ class Follower:
         return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
 
 
-def _tail(path: Path, size: int, most: int) -> tuple[str, bool]:
+def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
     """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
     start = max(0, size - most)
-    text = _slice(path, start, size)
-    return (text.partition("\n")[2] if start else text), start == 0
+    return _whole_lines(_slice(path, start, size), start), start == 0
 
 
-def _slice(path: Path, start: int, end: int) -> str:
+def read_back(path: Path, size: int, since: float, mark: int) -> tuple[bytes, bool]:
+    """(the end of a file, whether its lines have times), read in blocks from byte ``size`` back.
+
+    It begins before a line older than ``since`` (seconds since the epoch) and before byte ``mark``; the end
+    of a log without times is one block. Never more than `WINDOW_BYTES`.
+    """
+    start = max(0, size - BLOCK_BYTES)
+    raw = block = _slice(path, start, size)
+    timed = any(line_time(line) is not None for line in _whole_lines(raw, start).splitlines()[-200:])
+    least = max(0, size - WINDOW_BYTES)
+    while start > least and (start > mark or (timed and not _reaches(block, since))):
+        start, end = max(least, start - BLOCK_BYTES), start
+        block = _slice(path, start, end)
+        raw = block + raw
+    return raw, timed
+
+
+def _reaches(block: bytes, since: float) -> bool:
+    """Is the first line of a block that has a time older than ``since``?"""
+    times = map(line_time, _whole_lines(block, 1).splitlines())
+    first = next((at for at in times if at is not None), None)
+    return first is not None and first < since
+
+
+def _whole_lines(raw: bytes, start: int) -> str:
+    """Bytes from the place ``start`` of a file as text, without a line that began before it."""
+    return (raw.partition(b"\n")[2] if start else raw).decode("utf-8", "replace")
+
+
+def _slice(path: Path, start: int, end: int) -> bytes:
     with path.open("rb") as file:
         file.seek(start)
-        return file.read(min(end - start, WINDOW_BYTES)).decode("utf-8", "replace")
+        return file.read(end - start)
 
 
 def _ends(line: str) -> str:
@@ -168,6 +241,29 @@ def _ends(line: str) -> str:
     if len(line) <= _LONGEST_LINE:
         return line
     return f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
+
+
+def last_error(lines: list[str]) -> Optional[dict[str, Any]]:
+    """The last exception of these lines: ``{text, at}``, its own line and where the app's code stood; None if none.
+
+    ``at`` is ``file:line in function`` of the innermost frame that is no library's, None without a traceback.
+    """
+    told: Optional[dict[str, Any]] = None
+    at: Optional[str] = None
+    inside = False
+    for line in (_JOURNAL_HEAD.sub("", line) for line in lines):
+        frame = _FRAME.match(line)
+        if line.lstrip().startswith("Traceback (most"):
+            inside, at = True, None
+        elif frame and not _LIBRARY.search(frame.group(1)):
+            at = f"{frame.group(1)}:{frame.group(2)} in {frame.group(3)}"
+        elif inside and line.strip() and not line[0].isspace() and not line.startswith(_CHAINED):
+            told, inside = {"text": line.strip()[:_LONGEST_LINE], "at": at}, False
+    if told:
+        return told
+    samples = summarize(lines, None)["samples"]
+    found = next((samples[name] for name in _TELLING if name in samples), None)
+    return {"text": found, "at": None} if found else None
 
 
 def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
@@ -196,6 +292,8 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
         for name in [name for name, pattern in likely if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
             samples[name] = line.strip()[:_LONGEST_LINE]  # masked first, and cut after that
+            if name == "started":
+                pool_line = None  # told by a process that is no more
             if at is not None:
                 first.setdefault(name, rfc3339(at))
                 last[name] = rfc3339(at)

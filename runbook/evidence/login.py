@@ -32,8 +32,11 @@ class Probe:
     """A login to try. Without ``username`` an unknown user is sent: 401 then says that the lookup
     reached the database, and nothing more (``kind`` is ``path``)."""
 
-    def __init__(self, url: str, username: Optional[str], password: Optional[str]) -> None:
+    def __init__(
+        self, url: str, username: Optional[str], password: Optional[str], seconds: Optional[float] = None
+    ) -> None:
         self.url = url
+        self.seconds = seconds or ATTEMPT_SECONDS  # that one login may take
         self.kind = "full" if username and password else "path"
         self._username = username if self.kind == "full" else f"nobody-{secrets.token_hex(4)}"
         self._password = password if self.kind == "full" else secrets.token_hex(12)
@@ -45,7 +48,7 @@ class Probe:
         gate = threading.Barrier(attempts)
 
         def attempt(index: int) -> None:
-            gate.wait(ATTEMPT_SECONDS)
+            gate.wait(self.seconds)
             status, text = self._once()
             results[index] = status, " ".join(text.split())[:200]
             if status == "200" and self.kind == "full":
@@ -55,8 +58,8 @@ class Probe:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(max(0.0, began + ATTEMPT_SECONDS + 0.5 - time.monotonic()))
-        answers = [result or ("timeout", f"no answer within {ATTEMPT_SECONDS:.0f} s") for result in results]
+            thread.join(max(0.0, began + self.seconds + 0.5 - time.monotonic()))
+        answers = [result or ("timeout", f"no answer within {self.seconds:.0f} s") for result in results]
         by_status: dict[str, int] = {}
         for status, _ in answers:
             by_status[status] = by_status.get(status, 0) + 1
@@ -94,7 +97,7 @@ class Probe:
         """(status, the answer's beginning) of one login."""
         connection: Optional[http.client.HTTPConnection] = None
         try:
-            connection = _connection(self.url)
+            connection = _connection(self.url, self.seconds)
             body = json.dumps({"username": self._username, "password": self._password})
             parts = urlsplit(self.url)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -107,7 +110,7 @@ class Probe:
             answer = connection.getresponse()
             return str(answer.status), answer.read(4096).decode("utf-8", "replace")
         except (socket.timeout, TimeoutError):
-            return "timeout", f"no answer within {ATTEMPT_SECONDS:.0f} s"
+            return "timeout", f"no answer within {self.seconds:.0f} s"
         except ConnectionRefusedError:
             return "refused", "connection refused"
         except ConnectionError as error:
@@ -128,7 +131,7 @@ class Probe:
             return
         if last != "login" or not isinstance(token, str):
             return
-        connection = _connection(self.url)
+        connection = _connection(self.url, self.seconds)
         try:
             connection.request(
                 "POST",
@@ -148,7 +151,7 @@ def port_of(url: str) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _connection(url: str) -> http.client.HTTPConnection:
+def _connection(url: str, seconds: float) -> http.client.HTTPConnection:
     parts = urlsplit(url)
     host, port = parts.hostname or "localhost", port_of(url)
     if parts.scheme == "https":
@@ -156,8 +159,8 @@ def _connection(url: str) -> http.client.HTTPConnection:
         if host in _LOOPBACK:  # no certificate names the loopback address
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        return http.client.HTTPSConnection(host, port, timeout=ATTEMPT_SECONDS, context=context)
-    return http.client.HTTPConnection(host, port, timeout=ATTEMPT_SECONDS)
+        return http.client.HTTPSConnection(host, port, timeout=seconds, context=context)
+    return http.client.HTTPConnection(host, port, timeout=seconds)
 
 
 def collect(probe: Probe, attempts: int, dead_connections: int, deadline: float) -> dict[str, Any]:
@@ -171,6 +174,6 @@ def collect(probe: Probe, attempts: int, dead_connections: int, deadline: float)
         if rounds[-1]["ok"] or misconfigured or rounds[-1]["by_status"].get("refused") == attempts:
             break
         # A round ends half a second after its attempts; one that could not end in time is not begun.
-        if (before and before >= dead_connections) or time.monotonic() + ATTEMPT_SECONDS + 0.5 > deadline:
+        if (before and before >= dead_connections) or time.monotonic() + probe.seconds + 0.5 > deadline:
             break
     return {"kind": probe.kind, "url": probe.url, "rounds": rounds, "misconfigured": misconfigured}

@@ -15,6 +15,7 @@ from .wire import APPLICATION_NAME, Connection, PasswordNeeded, Target, WireErro
 __all__ = ["bounded", "collect", "reach", "resolve"]
 
 _LEAST_SECONDS = 0.05
+_BOUNCER_SECONDS = 1.0
 
 
 def collect(settings: Mapping[str, Any], password: Optional[str], deadline_seconds: float) -> dict[str, Any]:
@@ -24,11 +25,16 @@ def collect(settings: Mapping[str, Any], password: Optional[str], deadline_secon
     ``user``, and where set ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey``, all in libpq's meaning.
     ``password`` None makes it a knock, unless the server lets us in without one. Without a ``user`` the
     knock uses a stand-in, whose refusal by the server says nothing about the app and counts as an answer.
+    Where the server lets us in and then keeps silent, its last second goes to asking a PgBouncer.
     Ends within ``deadline_seconds``. Raises ValueError for settings that cannot be (see wire.Target).
     """
-    data, connection = reach(settings, password, time.monotonic() + deadline_seconds)
+    deadline = time.monotonic() + deadline_seconds
+    data, connection = reach(settings, password, deadline - _BOUNCER_SECONDS)
     if connection is not None:
         connection.close()
+    silent = data["error"] is not None and data["error"]["kind"] == "timeout"
+    if silent and data["phase"] in ("auth", "query"):
+        data["pgbouncer"] = _pgbouncer(settings, password, deadline)
     return data
 
 
@@ -39,17 +45,7 @@ def reach(
 
     The connection is None unless it is logged in and has answered a first query.
     """
-    target = Target(
-        host=settings["host"],
-        port=int(settings["port"]),
-        database=settings["name"],
-        user=settings["user"] or APPLICATION_NAME,
-        password=password,
-        sslmode=settings.get("sslmode") or "prefer",
-        sslrootcert=settings.get("sslrootcert"),
-        sslcert=settings.get("sslcert"),
-        sslkey=settings.get("sslkey"),
-    )
+    target = _target(settings, settings["name"], password)
     data: dict[str, Any] = {
         "kind": "credentials",
         "host": target.host,
@@ -59,6 +55,8 @@ def reach(
         "ok": True,
         "error": None,
         "server": None,
+        "pgbouncer": None,
+        "live": None,
     }
     connection: Optional[Connection] = None
     try:
@@ -78,6 +76,57 @@ def reach(
     data["address"], data["addresses"] = trace.address, trace.addresses
     data["seconds_by_phase"] = trace.seconds_by_phase
     return data, connection
+
+
+def _target(settings: Mapping[str, Any], database: str, password: Optional[str]) -> Target:
+    return Target(
+        host=settings["host"],
+        port=int(settings["port"]),
+        database=database,
+        user=settings["user"] or APPLICATION_NAME,
+        password=password,
+        sslmode=settings.get("sslmode") or "prefer",
+        sslrootcert=settings.get("sslrootcert"),
+        sslcert=settings.get("sslcert"),
+        sslkey=settings.get("sslkey"),
+    )
+
+
+# The columns of SHOW POOLS that tell of a queue; PgBouncer of every version has them.
+_POOLS = ("cl_active", "cl_waiting", "sv_active", "sv_idle", "sv_used", "sv_login", "maxwait")
+
+
+def _pgbouncer(
+    settings: Mapping[str, Any], password: Optional[str], deadline: float
+) -> Optional[dict[str, Any]]:
+    """What a PgBouncer at that address says of the pools of this database; None where there is none.
+
+    Its console is a database by the name of pgbouncer that it serves itself, however long its clients
+    queue, to the roles in its ``stats_users``.
+    """
+    connection: Optional[Connection] = None
+    try:
+        connection = connect(_target(settings, "pgbouncer", password), deadline)
+        rows = connection.query("SHOW POOLS")
+        pools = [
+            {
+                "user": row["user"],
+                "pool_mode": row.get("pool_mode"),
+                **{name: int(row[name] or "") for name in _POOLS},
+            }
+            for row in rows
+            if row["database"] == settings["name"]
+        ]
+    except (KeyError, ValueError):
+        return None  # it answers, and not as PgBouncer does
+    except WireError as error:
+        # PostgreSQL has no such database (3D000); PgBouncer does not let everybody at its console.
+        told = error.kind == "server" and error.sqlstate != "3D000"
+        return {"pools": None, "refused": error.text} if told else None
+    finally:
+        if connection is not None:
+            connection.close()
+    return {"pools": pools, "refused": None}
 
 
 def bounded(sql: str, seconds: Optional[float]) -> str:

@@ -7,6 +7,7 @@ import pwd
 import socket
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
@@ -85,9 +86,14 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         (read(directory / "cmdline", 4096) or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
     )
     try:
-        fds: Optional[int] = len(os.listdir(directory / "fd"))
+        names = os.listdir(directory / "fd")
+        fds: Optional[int] = len(names)
+        # Who waits for events in a loop has a descriptor for it.
+        loop: Optional[bool] = any(
+            link(directory / "fd" / name) == "anon_inode:[eventpoll]" for name in names
+        )
     except OSError:
-        fds = None
+        fds = loop = None
     limit = None
     for line in (read(directory / "limits") or b"").decode().splitlines():
         if line.startswith("Max open files"):
@@ -108,6 +114,7 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         "threads": base["threads"],
         "fds": fds,
         "fd_limit": limit,
+        "event_loop": loop,
         "rss_bytes": int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else 0,
         "user": user,
         "command": command,
@@ -126,13 +133,17 @@ def link(path: Path) -> Optional[str]:
 
 def socket_fds(pid: int) -> Optional[dict[int, int]]:
     """fd → inode of every socket that a process holds; None without the right to look."""
+    directory = f"{PROC}/{pid}/fd/"  # all descriptors of all processes are read: no Path for each
     try:
-        names = os.listdir(PROC / str(pid) / "fd")
+        names = os.listdir(directory)
     except OSError:
         return None
     found: dict[int, int] = {}
     for name in names:
-        target = link(PROC / str(pid) / "fd" / name) or ""
+        try:
+            target = os.readlink(directory + name)
+        except OSError:  # closed meanwhile
+            continue
         if target.startswith("socket:["):
             found[int(name)] = int(target[8:-1])
     return found
@@ -168,16 +179,20 @@ def tcp_table(pid: int) -> dict[int, dict[str, Any]]:
     return table
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> str:
     """``0100007F:1538`` → ``127.0.0.1:5432``; IPv4 in IPv6 is shown as IPv4."""
     raw, port = text.split(":")
     words = [struct.pack("=I", int(raw[at : at + 8], 16)) for at in range(0, len(raw), 8)]
-    packed = b"".join(words)
+    return socket_address(b"".join(words), int(port, 16))
+
+
+def socket_address(packed: bytes, port: int) -> str:
+    """4 or 16 bytes of an address in network order, and a port, as one text; IPv4 in IPv6 is shown as IPv4."""
     if len(packed) == 16 and packed[:12] == b"\0" * 10 + b"\xff\xff":
         packed = packed[12:]
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    host = socket.inet_ntop(family, packed)
-    return join_address(host, int(port, 16))
+    return join_address(socket.inet_ntop(family, packed), port)
 
 
 def join_address(host: str, port: int) -> str:

@@ -17,7 +17,6 @@ _PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState"
 # Where root keeps the lock and the audit log of a host; readable by all, for they hold no secret.
 SYSTEM_STATE = Path("/var/lib/pool-runbook")
 MOST_PROCESSES = 500
-MOST_THREADS = 400
 
 
 def state_directory(named: Optional[str]) -> Path:
@@ -31,11 +30,8 @@ def collect(
     service: Optional[str], pid_file: Optional[str], port: Optional[int], state: Optional[str]
 ) -> dict[str, Any]:
     """The data of view ``process``. Reads only; what it may not read is None or ``readable: false``."""
-    booted = proc.boot_time()
-    unit = systemd_unit(service) if service else {}
-    listeners, listening = listeners_of(port)
-    found = service_pids(unit, pid_file, listeners)
-    processes = [p for p in (proc.describe(pid, booted) for pid in found[:MOST_PROCESSES]) if p]
+    unit, found, listening = running(service, pid_file, port)
+    processes = described(found)
     suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     places = [state_directory(state)] if state else [SYSTEM_STATE, state_directory(None)]
     return {
@@ -43,15 +39,36 @@ def collect(
         "port": port,
         "listening": listening,
         "processes": processes,
-        "threads": _threads(processes),
-        "clocks": {"suspended_seconds": round(max(suspended, 0.0), 3), "booted_at": rfc3339(booted)},
+        "looks": [],
+        "clocks": {
+            "suspended_seconds": round(max(suspended, 0.0), 3),
+            "booted_at": rfc3339(proc.boot_time()),
+        },
         "lock": next(filter(None, map(lock_holder, places)), None),
         "last_action": next(filter(None, map(last_action, places)), None),
     }
 
 
-def systemd_unit(name: str) -> dict[str, str]:
-    """The properties of a unit that matter here; empty when systemd does not answer within 3 s."""
+def running(
+    service: Optional[str], pid_file: Optional[str], port: Optional[int]
+) -> tuple[dict[str, str], list[int], Optional[bool]]:
+    """(properties of the unit, pids of the service, whether anything listens on ``port``), now."""
+    unit = systemd_unit(service)
+    listeners, listening = listeners_of(port)
+    return unit, service_pids(unit, pid_file, listeners), listening
+
+
+def described(pids: list[int]) -> list[dict[str, Any]]:
+    """Those of the processes that still live, as the view has them."""
+    booted = proc.boot_time()
+    return [one for one in (proc.describe(pid, booted) for pid in pids[:MOST_PROCESSES]) if one]
+
+
+def systemd_unit(name: Optional[str]) -> dict[str, str]:
+    """The properties of a unit that matter here; empty without one, and when systemd does not answer
+    within 3 s."""
+    if not name:
+        return {}
     command = ["systemctl", "show", name, *(f"--property={p}" for p in (*_PROPERTIES, "EnvironmentFiles"))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
@@ -176,32 +193,6 @@ def _service(
             ),
         )
     return described
-
-
-def _threads(processes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the kernel has each thread: enough to tell waiting for work from stuck in the network."""
-    rows: list[dict[str, Any]] = []
-    for process in processes:
-        task = proc.PROC / str(process["pid"]) / "task"
-        try:
-            names = os.listdir(task)
-        except OSError:
-            continue
-        for tid in sorted(names, key=int)[: MOST_THREADS - len(rows)]:
-            info = proc.read(task / tid / "stat") or b") ?"
-            rows.append(
-                {
-                    "pid": process["pid"],
-                    "tid": int(tid),
-                    "state": info[info.rindex(b")") + 2 :][:1].decode("ascii", "replace"),
-                    "wchan": (proc.read(task / tid / "wchan") or b"").decode("ascii", "replace"),
-                    "syscall": (proc.read(task / tid / "syscall") or b"")
-                    .decode("ascii", "replace")
-                    .split(" ")[0]
-                    .strip(),
-                }
-            )
-    return rows
 
 
 def lock_holder(directory: Path) -> Optional[dict[str, Any]]:

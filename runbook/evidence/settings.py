@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from ..common.clock import rfc3339
 from . import proc
 
 _NAMES = {
@@ -41,6 +42,8 @@ _SECRET = re.compile(
     r"|connection$|conn\w*str",
     re.IGNORECASE,
 )
+# Whatever its name: a value that can be nothing but a DSN of PostgreSQL.
+_DSN = re.compile(r"postgres(?:ql)?(?:\+\w+)?://|(?=.*\bdbname\s*=).*\bhost(?:addr)?\s*=")
 # One key=value of libpq's connection string; the value may stand in single quotes.
 _OPTION = re.compile(r"\b(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)")
 
@@ -51,6 +54,7 @@ class Settings:
     def __init__(self, file: Optional[str], reason: str = "") -> None:
         self.file = file
         self.reason = reason
+        self.changed_at: Optional[str] = None
         self.database: Optional[dict[str, Any]] = None
         self.password: Optional[str] = None
         self.secrets: list[str] = []
@@ -63,6 +67,7 @@ class Settings:
         shared = self.settings.keys() & self.live.keys()
         return {
             "file": self.file,
+            "changed_at": self.changed_at,
             "database": database,
             "settings": self.settings,
             "live": self.live,
@@ -75,7 +80,8 @@ def collect(
 ) -> Settings:
     """Find and read the app's settings. What could not be read is said in ``reason``."""
     main = processes[0] if processes else None
-    running = environ(main["pid"]) if main else {}
+    told = environ(main["pid"]) if main else {}
+    running = told or {}
     files, entries, reason = [], {}, ""
     for candidate in _candidates(environment_file, unit, main):
         try:
@@ -85,27 +91,41 @@ def collect(
             reason = reason or f"{candidate}: {trouble}"
             continue
         files.append(candidate)
-    reason = reason or (
-        "" if files else "no environment file was found; name it in diagnose_environment_file"
-    )
+    if not files and not reason:
+        reason = "no environment file was found; name it in diagnose_environment_file"
+        if main and told is None:
+            reason = f"the environment of pid {main['pid']} may not be read; {reason}"
     found = Settings(files[0] if files else None, reason)
+    found.changed_at = max(map(_changed, files), default=None)
     values = {name: entry["value"] for name, entry in entries.items()}
     # What the file leaves unsaid, Environment= of the unit says to a restarted app too.
     for source in (values, {**running, **values}):
-        database, password = database_of(source)
+        try:
+            database, password = database_of(source)
+        except Ambiguous as several:
+            found.reason = str(several)
+            continue
         if found.password is None and found.database in (None, database):
             found.database, found.password = database, password
     if not found.database:
         found.reason = found.reason or (
-            f"{found.file} names no database: neither POSTGRES_HOST and POSTGRES_DATABASE nor DATABASE_URL"
+            f"{found.file} names no database: neither POSTGRES_HOST and POSTGRES_DATABASE nor a DSN as in DATABASE_URL"
         )
     for name, value in (*values.items(), *running.items()):
-        if _SECRET.search(name):
+        if _SECRET.search(name) or _DSN.match(value):
             found.secrets += [text for text in (value, _dsn(value).get("password", "")) if len(text) > 3]
     found.settings = {n: e for n, e in entries.items() if _tells(n)}
     where = f"environment of pid {main['pid']}" if main else ""
     found.live = {n: {"value": v, "where": where} for n, v in running.items() if _tells(n)}
     return found
+
+
+def _changed(file: str) -> str:
+    """When a file was changed last; the beginning of time where it is gone."""
+    try:
+        return rfc3339(Path(file).stat().st_mtime)
+    except OSError:
+        return rfc3339(0)
 
 
 def _tells(name: str) -> bool:
@@ -122,9 +142,11 @@ def _candidates(named: Optional[str], unit: dict[str, str], main: Optional[dict[
     return found
 
 
-def environ(pid: int) -> dict[str, str]:
-    """The environment that a process was started with; empty without the right to read it."""
-    raw = proc.read(proc.PROC / str(pid) / "environ", 1 << 20) or b""
+def environ(pid: int) -> Optional[dict[str, str]]:
+    """The environment that a process was started with; None without the right to read it."""
+    raw = proc.read(proc.PROC / str(pid) / "environ", 1 << 20)
+    if raw is None:
+        return None
     pairs = (item.decode("utf-8", "replace").partition("=") for item in raw.split(b"\0") if b"=" in item)
     return {name: value for name, _, value in pairs}
 
@@ -151,13 +173,24 @@ def _unquote(value: str) -> str:
         return value
 
 
+class Ambiguous(Exception):
+    """Several databases are named, and nothing says which of them the login uses."""
+
+
 def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optional[str]]:
     """(database without its secret, password) of a set of environment variables; None where unsaid.
 
-    A DSN goes before single names. Beside it only libpq's own (PG…) count, as libpq has it: the others may
-    be those of another role, such as the superuser of the server's image.
+    A DSN goes before single names, one of a usual name before one that is known by its value alone. Beside it
+    only libpq's own (PG…) count, as libpq has it: the others may be those of another role, such as the
+    superuser of the server's image. Raises Ambiguous, naming the variables.
     """
     dsn: dict[str, str] = next(filter(None, (_dsn(values.get(name, "")) for name in _URLS)), {})
+    if not dsn:
+        found = {name: _dsn(value) for name, value in values.items() if _DSN.match(value)}
+        several = [name for name, one in found.items() if one != next(iter(found.values()))]
+        if several:
+            raise Ambiguous(f"{next(iter(found))} and {', '.join(several)} name different databases")
+        dsn = next(iter(found.values()), {})
     parts = dict(dsn)
     for key, names in _NAMES.items():
         usable = (values.get(name) for name in names if not dsn or name.startswith("PG"))

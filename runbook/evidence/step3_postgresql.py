@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
+from . import psql
 from .new_connection import bounded, reach
-from .wire import APPLICATION_NAME, Row, WireError
+from .wire import APPLICATION_NAME, Connection, Row, WireError
 
 Query = Callable[[str], list[Row]]
 View = dict[str, Any]
@@ -44,22 +45,30 @@ _QUIET = (
 
 
 def collect(
-    target: Mapping[str, Any],
+    target: dict[str, Any],
     password: Optional[str],
     deadline_seconds: float,
+    *,
     app_user: Optional[str] = None,
     app_database: Optional[str] = None,
+    command: Optional[list[str]] = None,
 ) -> dict[str, View]:
     """The ``views`` of the database evidence. Ends within ``deadline_seconds``; a failure is data.
 
-    ``target`` and ``password``: how the diagnosis connects, as for new_connection.collect. ``app_user``
-    and ``app_database``: whose settings, sessions and limits are asked (None: those of ``target``). The
-    queries of sessions are *not* masked yet, the caller does that. Raises ValueError for a ``target`` that
-    cannot be.
+    ``target`` and ``password``: how the diagnosis connects, as for new_connection.collect; with ``command``,
+    see psql.Psql, that connects instead, and ``target`` only says what is meant. ``app_user`` and
+    ``app_database``: whose settings, sessions and limits are asked (None: those of ``target``). The queries
+    of sessions are *not* masked yet, the caller does that. Raises ValueError for a ``target`` that cannot be.
     """
     began = time.monotonic()
     deadline = began + deadline_seconds
-    data, connection = reach(target, password, deadline)
+    connection: Union[Connection, psql.Psql, None]
+    if command:
+        data, connection = psql.reach(command, target, deadline)
+    else:
+        data, connection = reach(target, password, deadline)
+        if _not_in_this_database(data):  # what is asked stands in catalogs that all databases share
+            data, connection = reach({**target, "name": "postgres"}, password, deadline)
     connected = _view("ok", "", time.monotonic() - began, data)
     if connection is None:
         reason = data["error"]["text"] if data["error"] else "the server wants a password and none is known"
@@ -69,6 +78,13 @@ def collect(
     finally:
         connection.close()
     return {"connection": connected, **views}
+
+
+def _not_in_this_database(data: dict[str, Any]) -> bool:
+    """Whether it is the database that lets nobody in: it is full, or it is not there."""
+    error = data["error"] or {}
+    full = error.get("sqlstate") == "53300" and error.get("routine") == "CheckMyDatabase"
+    return full or error.get("sqlstate") == "3D000"
 
 
 def read(query: Query, app_user: str, app_database: str, deadline: float) -> dict[str, View]:

@@ -10,7 +10,7 @@ from ..leaks.search import search_paths
 
 
 def collect(roots: list[str], deadline_seconds: float, first: Iterable[str] = ()) -> dict[str, Any]:
-    """The ``data`` of view ``source`` in host-evidence.schema.json: ``{roots, files, complete, findings}``.
+    """The ``data`` of view ``source`` in host-evidence.schema.json: ``{roots, files, complete, findings, pools}``.
 
     ``first`` names the files of live checkout sites; they are searched before the rest of ``roots``. The search
     is complete only if it read something, could read all it had to, and ended within ``deadline_seconds``.
@@ -21,4 +21,5 @@ def collect(roots: list[str], deadline_seconds: float, first: Iterable[str] = ()
         "files": result.files,
         "complete": result.complete and result.files > 0 and not result.unread,
         "findings": [finding.as_dict() for finding in result.findings],
+        "pools": result.pools,
     }

@@ -17,9 +17,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from .flow import Walk
+from .pools import NAMED, pools
 from .reading import Site, sites
 from .rules import Found, findings
 from .source import Source
@@ -70,6 +71,8 @@ class Result:
     findings: list[Finding]
     unread: list[Unread]
     """What could not be searched, and why."""
+    pools: list[dict[str, Any]] = field(default_factory=list)
+    """The pools that are made, and how large they are; see ``pools.pools``."""
 
 
 class OutOfTime(Exception):
@@ -123,20 +126,22 @@ def search_paths(
     vocabulary, learned = _learned(files, clock.half())
     named = mentions(vocabulary)
     read, searched = 0, True
+    made: list[dict[str, Any]] = []
     try:
         for path in files:
             clock.check()
             text = _text(path, unread)
             read += text is not None
-            if text is None or not named(text):
+            if text is None or not (named(text) or NAMED.search(text)):
                 continue
             try:
+                made.extend(pools(text, str(path)))
                 found.extend(_search(_source(text, vocabulary), text, str(path), clock, unread))
             except UNREADABLE as error:
                 unread.append(Unread(str(path), _reason(error)))
     except OutOfTime:
         searched = False
-    return Result(read, listed and learned and searched, sorted(set(found)), sorted(set(unread)))
+    return Result(read, listed and learned and searched, sorted(set(found)), sorted(set(unread)), made)
 
 
 def _listed(paths: Iterator[Path], max_files: int) -> tuple[list[Path], bool]:

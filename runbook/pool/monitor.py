@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 from .connection import clock
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("runbook.pool")
 
 HIGH_USAGE = 0.8  # share of the maximum
-BASELINE_TICKS = 12  # how far back the baseline of the server's counters reaches: an hour at 300 s
+# How far back the baseline of the server's counters reaches: so many of them, at least so many seconds apart.
+BASELINES, BASELINE_SECONDS = 12, 270.0
 LOOP_SECONDS = 1.0  # between two signs of life of an event loop
 
 _SESSION_COUNTERS = """
@@ -35,7 +37,8 @@ class Monitor:
 
     def __init__(self, pool: Pool) -> None:
         self.last_error: str | None = None
-        self.baseline: list[dict[str, object]] = []
+        self.baseline: deque[dict[str, object]] = deque(maxlen=BASELINES)
+        self._baseline_at = float("-inf")
         self._pool = pool
         self._beat: float | None = None
         self._stopped = False
@@ -47,7 +50,7 @@ class Monitor:
         self._thread.start()
 
     def wake(self) -> None:
-        """Test the idle connections now; the other duties keep their time."""
+        """Look after the connections now; the other duties keep their time, by the interval that holds now."""
         self._called.set()
 
     def stop(self) -> None:
@@ -72,12 +75,12 @@ class Monitor:
         logger.info(
             "Database connection pool monitor started, every %g s", self._pool.settings.monitor_interval
         )
-        due = clock()
+        ticked = float("-inf")
         while not self._stopped:
             self._called.clear()
             try:
-                if clock() >= due:
-                    due = clock() + self._pool.settings.monitor_interval
+                if clock() >= ticked + self._pool.settings.monitor_interval:
+                    ticked = clock()
                     self._tick()
                 else:
                     self._look_after_connections()
@@ -86,7 +89,7 @@ class Monitor:
                 self.last_error = " ".join(f"{type(error).__name__}: {error}".split())
                 logger.exception("Error in database monitor")
             self._beat = clock()
-            self._called.wait(max(0.0, due - clock()))
+            self._called.wait(max(0.0, ticked + self._pool.settings.monitor_interval - clock()))
 
     def _tick(self) -> None:
         self._look_after_connections()
@@ -115,6 +118,8 @@ class Monitor:
             logger.warning("High connection pool usage: %s (%s)", share, rest)
 
     def _keep_baseline(self) -> None:
+        if clock() - self._baseline_at < BASELINE_SECONDS:
+            return
         for connection in reversed(self._pool.idle_connections()):
             if connection.server_version < 140_000:
                 return  # these counters came with PostgreSQL 14
@@ -122,7 +127,7 @@ class Monitor:
             if row is not None:
                 names = ("sessions_killed", "sessions_fatal", "sessions_abandoned")
                 self.baseline.append({"at": utc_now(), **dict(zip(names, row))})
-                del self.baseline[:-BASELINE_TICKS]
+                self._baseline_at = clock()
                 return
 
 

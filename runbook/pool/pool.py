@@ -27,7 +27,8 @@ from .connection import LAST_WORDS, SUSPECT, UNFIT, Borrower, Dead, Lease, Poole
 from .monitor import LoopHeartbeat, Monitor
 from .request import current_request
 from .settings import Settings
-from .status import StatusSocket, describe, utc_now
+from .status import Operation, StatusSocket, describe, stack_of, stacks, utc_now
+from .switches import Seen, Switches
 
 logger = logging.getLogger("runbook.pool")
 
@@ -40,6 +41,7 @@ LIFETIME_JITTER = 0.1  # share of the lifetime, so that connections do not all e
 
 _EXPIRED = "expired"
 _random = random.SystemRandom()
+_new = tuple.__new__  # of a NamedTuple, in half the time
 
 
 class PoolTimeout(PoolError):
@@ -89,6 +91,7 @@ class Snapshot(NamedTuple):
     """The pool at one moment: used (including connecting) + idle + never opened = the maximum."""
 
     now: float
+    maximum: int
     used: int
     idle: int
     connecting: int
@@ -97,6 +100,12 @@ class Snapshot(NamedTuple):
     waiters: list[Waiter]
     counters: Counters
     last_connect_error: str | None
+    samples: list[dict[str, Any]]
+
+    @property
+    def slots(self) -> int:
+        """used + idle + never opened: the maximum, or more while what is above a lowered one is still out."""
+        return max(self.maximum, self.used + self.idle)
 
 
 class Pool:
@@ -146,8 +155,15 @@ class Pool:
         self._next_attempt = 0.0
         self._drained = threading.Event()
         self._watchdog = Watchdog()
+        self.stacks = False  # whether every borrower's stack is kept
+        self.seen: Seen | None = None  # where checkouts are noted, while something is switched on
+        self.switches = Switches(self)
         self.monitor = Monitor(self)
-        self._socket = StatusSocket(self.settings.runtime_directory, self.status)
+        operations: dict[str, Operation] = {
+            **{"status": lambda _: self.status(), "stacks": stacks},
+            **{"set": self.switches.set, "revert": self.switches.revert},
+        }
+        self._socket = StatusSocket(self.settings.runtime_directory, operations, self.switches.end_overdue)
         self.monitor.start()
 
     # -- borrow and return ---------------------------------------------------------------------------
@@ -174,18 +190,19 @@ class Pool:
         frame = sys._getframe(1)
         while frame.f_code.co_filename in _INSIDE and frame.f_back is not None:
             frame = frame.f_back
+        stack = stack_of(frame) if self.stacks else None
         thread = threading.current_thread()
-        borrower = Borrower(current_request.get(), frame.f_code, frame.f_lineno, thread, long_lived)
+        borrower = _new(
+            Borrower, (current_request.get(), frame.f_code, frame.f_lineno, thread, long_lived, stack)
+        )
         since = clock()
-        deadline = since + (self.settings.connection_timeout if timeout is None else timeout)
-        connection = self._take_idle(borrower, since) or self._wait(borrower, since, deadline)
-        while (cause := self._verdict(connection, deadline)) is not None:
-            self._reject(connection, cause)
-            # A silent one has cost time, and its neighbours may be as silent: now only a fresh one will do.
-            silent = cause == "silent"
-            connection = (None if silent else self._take_idle(borrower, clock())) or self._wait(
-                borrower, since, deadline, front=True
-            )
+        with self._lock:
+            connection = self._lease(self._idle.pop(), borrower, since) if self._idle else None
+        if connection is None or not connection.is_sound(since, self.settings.validate_after_idle):
+            connection = self._take_care(connection, borrower, since, timeout)
+        if self.seen is not None:
+            with self._lock:
+                self._saw(borrower, clock() - since, came=True)
         if logger.isEnabledFor(logging.DEBUG):
             waited = (clock() - since) * 1000
             logger.debug("acquired backend %d by %s after %.1f ms", connection.backend_pid, borrower, waited)
@@ -216,10 +233,10 @@ class Pool:
             with self._lock:
                 self._release(lease)
                 self.counters.use_seconds += now - lease.since
-                keep = cause is None and not self.closed and now < connection.expires_at
-                if keep:
-                    connection.idle_since = now
-                    self._hand_over(connection)
+                if self.seen is not None:
+                    self.seen.returned(lease.borrower.site, now - lease.since)
+                connection.idle_since = now
+                keep = cause is None and now < connection.expires_at and self._hand_over(connection)
             if not keep:
                 self._bury(connection, cause)
         if logger.isEnabledFor(logging.DEBUG):
@@ -241,11 +258,14 @@ class Pool:
             held = [connection for connection in (lease() for lease in leases) if connection is not None]
             dead = sum(connection.looks_dead() for connection in [*self._idle, *held])
             counters = replace(self.counters, dead_found=dict(self.counters.dead_found))
-            waiters = list(self._waiters)
-            return Snapshot(
-                *(clock(), used, idle, self._connecting, dead, leases, waiters, counters),
-                self.last_connect_error,
-            )
+            samples = [dict(row) for row in self.switches.seen.rows.values()]
+            at = (clock(), self.settings.max_connections, used, idle, self._connecting, dead, leases)
+            return Snapshot(*at, list(self._waiters), counters, self.last_connect_error, samples)
+
+    def settings_changed(self) -> None:
+        """After a switch: the monitor takes its new interval, waiters take what a higher maximum allows."""
+        self.monitor.wake()
+        self._connect_for_waiters()
 
     def watch_loop(self) -> None:
         """Called inside a running event loop: from now on `status` tells how long ago that loop was alive."""
@@ -279,37 +299,44 @@ class Pool:
                 held.end()
         self.monitor.join(max(0.0, deadline - clock()))
         self._socket.close()
+        self.switches.forget()
         return len(cut)
 
     closeall = close
 
     # -- taking, waiting, handing over ---------------------------------------------------------------
 
-    def _take_idle(self, borrower: Borrower, now: float) -> PooledConnection | None:
-        with self._lock:
-            if not self._idle:
-                return None
-            connection = self._idle.pop()
-            self._lease(connection, borrower, now)
-            return connection
+    def _take_care(
+        self, connection: PooledConnection | None, borrower: Borrower, since: float, timeout: float | None
+    ) -> PooledConnection:
+        """The long way: this connection if it turns out to be alive, else the next, else one that comes."""
+        deadline = since + (self.settings.connection_timeout if timeout is None else timeout)
+        connection = connection or self._wait(borrower, since, deadline)
+        while (cause := self._verdict(connection, deadline)) is not None:
+            self._reject(connection, cause)
+            # A silent one has cost time, and its neighbours may be as silent: now only a fresh one will do.
+            with self._lock:
+                other = self._idle.pop() if self._idle and cause != "silent" else None
+                connection = self._lease(other, borrower, clock()) if other else None
+            connection = connection or self._wait(borrower, since, deadline, front=True)
+        return connection
 
-    def _lease(self, connection: PooledConnection, borrower: Borrower, now: float) -> None:
+    def _lease(self, connection: PooledConnection, borrower: Borrower, now: float) -> PooledConnection:
         """Lock held. The callback is a plain deque's append: it may run in the middle of anything."""
         lease = Lease(connection, self._lost.append)
         lease.backend_pid, lease.borrower, lease.since = connection.backend_pid, borrower, now
         connection.lease = lease
         self._used.add(lease)
-        self.counters.checkouts += 1
-        self._note_peak()
+        counters, used = self.counters, len(self._used) + self._connecting
+        counters.checkouts += 1
+        counters.peak_used = max(counters.peak_used, used)
+        return connection
 
     def _release(self, lease: Lease) -> None:
         """Lock held."""
         self._used.discard(lease)
         if self.closed and not self._used:
             self._drained.set()
-
-    def _note_peak(self) -> None:
-        self.counters.peak_used = max(self.counters.peak_used, len(self._used) + self._connecting)
 
     def _wait(
         self, borrower: Borrower, since: float, deadline: float, front: bool = False
@@ -323,6 +350,7 @@ class Pool:
                 raise PoolClosed("the pool is closed")
             if limit and len(self._waiters) >= limit and not front:
                 self.counters.refused += 1
+                self._saw(borrower, queued - since, came=False)
                 refusal = TooManyWaiting(self._why_none(f"{limit} wait already, and no more may"))
             else:
                 refusal = None
@@ -365,12 +393,13 @@ class Pool:
                 return ""
             self._waiters.remove(waiter)
             self.counters.timeouts += not self.closed
+            self._saw(waiter.borrower, now - waiter.since, came=False)
             return text
 
     def _why_none(self, what: str) -> str:
         """Lock held."""
         used, idle = self._counts()
-        maximum = self.settings.max_connections
+        maximum = max(self.settings.max_connections, used + idle)
         text = "connection pool exhausted: " if len(self._used) >= maximum else ""
         text += f"{what}: {used} of {maximum} used ({self._connecting} connecting), {idle} idle, "
         text += f"{maximum - used - idle} never opened, {len(self._waiters)} waiting"
@@ -386,8 +415,16 @@ class Pool:
         """Lock held. (used including those being connected, idle including those under test)."""
         return len(self._used) + self._connecting, len(self._idle) + len(self._testing)
 
-    def _hand_over(self, connection: PooledConnection) -> None:
-        """Lock held. To whoever waits longest, else to the idle ones."""
+    def _saw(self, borrower: Borrower, seconds: float, came: bool) -> None:
+        """Lock held."""
+        if self.seen is not None:
+            self.seen.asked(borrower.site, seconds, came)
+
+    def _hand_over(self, connection: PooledConnection) -> bool:
+        """Lock held. To whoever waits longest, else to the idle ones; not if the maximum was lowered since."""
+        others = len(self._used) + self._connecting + len(self._idle) + len(self._testing)
+        if self.closed or others >= self.settings.max_connections:
+            return False
         if self._waiters:
             waiter = self._waiters.popleft()
             self._lease(connection, waiter.borrower, clock())
@@ -395,6 +432,7 @@ class Pool:
             waiter.arrived.set()
         else:
             self._idle.append(connection)
+        return True
 
     def _verdict(self, connection: PooledConnection, deadline: float) -> str | None:
         """Why this borrowed connection must not be handed out; None if it may."""
@@ -486,7 +524,7 @@ class Pool:
             wanted = min(wanted, 1 - self._connecting)
         number = max(0, min(wanted, self.settings.max_connections - used - idle))
         self._connecting += number
-        self._note_peak()
+        self.counters.peak_used = max(self.counters.peak_used, used + number)
         return number
 
     def _connect(self) -> bool:
@@ -509,6 +547,7 @@ class Pool:
         return connection is not None
 
     def _connected(self, connection: PooledConnection | None, error: BaseException | None) -> None:
+        kept = False
         with self._lock:
             self._connecting -= 1
             failures = self._failures
@@ -526,11 +565,10 @@ class Pool:
                 self._failures = 0
                 self.last_connect_error = None
                 self.counters.opened += 1
-                if not self.closed:
-                    self._hand_over(connection)
+                kept = self._hand_over(connection)
         if connection is None:
             logger.warning("Cannot connect: %s", _one_line(error))
-        elif self.closed:
+        elif not kept:
             self._bury(connection, _EXPIRED)
         elif failures:
             logger.info("Connected again")
@@ -539,15 +577,18 @@ class Pool:
     # -- what the monitor does -----------------------------------------------------------------------
 
     def retire(self) -> None:
-        """Close idle connections that are too old, or idle for too long and more than the minimum."""
-        now = clock()
-        idle_timeout = self.settings.idle_timeout
+        """Close idle connections that are too old, idle for too long and above the minimum, or above the
+        maximum since it was lowered.
+        """
+        now, settings = clock(), self.settings
         with self._lock:
-            surplus = sum(self._counts()) - self.settings.min_connections
+            total = sum(self._counts())
             leaving: list[PooledConnection] = []
             for connection in self._idle:
-                too_long = idle_timeout and now - connection.idle_since >= idle_timeout
-                if now >= connection.expires_at or (too_long and len(leaving) < surplus):
+                left = total - len(leaving)
+                too_long = settings.idle_timeout and now - connection.idle_since >= settings.idle_timeout
+                too_many = left > settings.max_connections or (too_long and left > settings.min_connections)
+                if now >= connection.expires_at or too_many:
                     leaving.append(connection)
             self._idle = [connection for connection in self._idle if connection not in leaving]
         for connection in leaving:
@@ -583,9 +624,8 @@ class Pool:
         finally:
             with self._lock:
                 self._testing.remove(connection)
-                keep = cause is None and not self.closed
+                keep = cause is None and self._hand_over(connection)
                 if keep:
-                    self._hand_over(connection)
                     self._idle.sort(key=lambda each: each.idle_since)
             if not keep:
                 self._bury(connection, cause)
@@ -621,6 +661,7 @@ class Pool:
                 os.dup2(here.fileno(), connection.fd)
             here.close()
         self._socket.abandon()
+        self.switches.forget()
         if not self.closed:
             self._begin()
 

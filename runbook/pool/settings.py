@@ -148,8 +148,9 @@ def _refusal(f: Any, value: object) -> str:
 
 def _range_problem(f: Any, value: Any) -> list[str]:
     if "low" in f.metadata:
-        # `not low <= value` also refuses NaN.
-        return [] if f.metadata["low"] <= value <= f.metadata["high"] else [_refusal(f, value)]
+        # Neither NaN nor a boolean is in a range.
+        right = type(value) is int or (f.type == "float" and type(value) is float)
+        return [] if right and f.metadata["low"] <= value <= f.metadata["high"] else [_refusal(f, value)]
     if f.name in ("host", "database", "user") and not value.strip():
         return [f"{f.metadata['variable']} is {value!r}: allowed is a name that is not empty"]
     return []

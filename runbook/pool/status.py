@@ -19,8 +19,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable
 
 from .connection import Lease, clock
@@ -33,6 +35,7 @@ logger = logging.getLogger("runbook.pool")
 SCHEMA = "runbook/status/1"
 REQUEST_BYTES = 4096
 CLIENT_SECONDS = 5.0  # for a whole exchange
+STACK_FRAMES = 60  # of a borrower's stack, the innermost ones
 CLIENTS = 16  # at the same time; one more pushes the oldest out
 
 
@@ -62,10 +65,10 @@ def describe(pool: Pool) -> dict[str, Any]:
         "database": settings.database,
         "user": settings.user,
         "count": {
-            "maximum": settings.max_connections,
+            "maximum": at.slots,
             "used": at.used,
             "idle": at.idle,
-            "never_opened": settings.max_connections - at.used - at.idle,
+            "never_opened": at.slots - at.used - at.idle,
             "dead": at.dead,
             "connecting": at.connecting,
             "waiting": len(at.waiters),
@@ -86,9 +89,9 @@ def describe(pool: Pool) -> dict[str, Any]:
             **{name: getattr(settings, name) for name in _CONFIG},
             "log_level": logging.getLevelName(logger.getEffectiveLevel()),
         },
-        "overrides": [],
-        "samples": [],
-        "events": [],
+        "overrides": pool.switches.describe(),
+        "samples": at.samples,
+        "events": list(pool.switches.events),
     }
 
 
@@ -107,8 +110,9 @@ def _holder(lease: Lease, at: Snapshot) -> dict[str, Any]:
         "request_over": borrower.request.over if borrower.request else None,
         "site": borrower.site,
         "thread": borrower.thread.name,
+        "tid": _tid(borrower.thread),
         "age": max(0.0, at.now - lease.since),
-        "stack": None,
+        "stack": borrower.stack and "".join(map("{0}:{1} in {2}\n".format, *zip(*borrower.stack))),
         "long_lived": borrower.long_lived,
     }
 
@@ -125,34 +129,57 @@ def _waiter(waiter: Waiter, at: Snapshot) -> dict[str, Any]:
         "request_id": own.request.id if own.request else None,
         "site": own.site,
         "thread": own.thread.name,
+        "tid": _tid(own.thread),
         "age": max(0.0, at.now - waiter.since),
         "holds": holds,
     }
 
 
-def stacks() -> list[dict[str, str]]:
-    """What every thread of this process does at the moment: `{thread, stack}`, the innermost call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    return [
-        {"thread": names.get(ident, str(ident)), "stack": "".join(traceback.format_stack(frame))}
-        for ident, frame in sys._current_frames().items()
-    ]
+def _tid(thread: threading.Thread) -> int | None:
+    """The kernel's number of a thread; Python remembers its parent's for the main thread of a forked child."""
+    return os.getpid() if thread is threading.main_thread() else thread.native_id
+
+
+def stacks(_: object) -> dict[str, Any]:
+    """What every thread of this process does at the moment: `{thread, tid, stack}`, the innermost call last."""
+    threads = {thread.ident: (thread.name, _tid(thread)) for thread in threading.enumerate()}
+    found = []
+    for ident, frame in sys._current_frames().items():
+        name, tid = threads.get(ident, (str(ident), None))
+        found.append({"thread": name, "tid": tid, "stack": "".join(traceback.format_stack(frame))})
+    return {"schema": SCHEMA, "stacks": found}
+
+
+def stack_of(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    """Where a frame was called from, without reading a line of source."""
+    found: list[tuple[str, int, str]] = []
+    while frame is not None and len(found) < STACK_FRAMES:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return found[::-1]
 
 
 # -- the socket --------------------------------------------------------------------------------------
 
 
+Operation = Callable[[dict[str, Any]], dict[str, Any]]  # from a request to the answer
+
+
 class StatusSocket:
     """`<directory>/pool-<pid>.sock`, mode 0660, served by a thread of its own; nothing without a directory.
 
-    A failure to open it is logged and does not keep the application from starting.
+    A failure to open it is logged and does not keep the application from starting. `due` is called again and
+    again: it does what is due, and says when, by `clock`, something is due next.
     """
 
-    def __init__(self, directory: str | None, status: Callable[[], dict[str, Any]]) -> None:
-        self._operations: dict[str, Callable[[], dict[str, Any]]] = {
-            "status": status,
-            "stacks": lambda: {"schema": SCHEMA, "stacks": stacks()},
-        }
+    def __init__(
+        self,
+        directory: str | None,
+        operations: Mapping[str, Operation],
+        due: Callable[[], float | None],
+    ) -> None:
+        self._operations = operations
+        self._due = due
         self._listener: socket.socket | None = None
         self._clients: dict[socket.socket, _Client] = {}
         self._closing = False
@@ -195,8 +222,12 @@ class StatusSocket:
         with selectors.PollSelector() as selector, listener:
             selector.register(listener, selectors.EVENT_READ)
             while not self._closing:
-                soonest = min((client.deadline for client in self._clients.values()), default=None)
-                ready = selector.select(None if soonest is None else max(0.0, soonest - clock()))
+                deadlines = [client.deadline for client in self._clients.values()]
+                due = self._due()
+                if due is not None:
+                    # A suspended host: a wait does not count the time asleep, the clock does.
+                    deadlines.append(min(due, clock() + 1.0))
+                ready = selector.select(max(0.0, min(deadlines) - clock()) if deadlines else None)
                 for key, _ in ready:
                     if key.fileobj is listener:
                         self._accept(listener, selector)
@@ -267,7 +298,7 @@ class StatusSocket:
         operation = self._operations.get(str(request.get("op")))
         if operation is None:
             raise ValueError(f"unknown op {request.get('op')!r}; known: {', '.join(self._operations)}")
-        return operation()
+        return operation(request)
 
 
 class _Client:

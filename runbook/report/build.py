@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..verdict.facts import Facts, mapping, text, whole
-from ..verdict.judge import Verdict
+from ..verdict.judge import OBSERVE, Verdict
 from ..verdict.steps import steps
+from .history import history
+from .observation import headline
 
 
 def login_of(facts: Facts, index: int) -> Optional[dict[str, Any]]:
@@ -59,9 +62,12 @@ def build(
     proof: Optional[dict[str, Any]],
     evidence: list[dict[str, str]],
     seconds: float,
+    earlier: Iterable[dict[str, Any]] = (),
+    observed: Optional[dict[str, Any]] = None,
 ) -> dict[str, Any]:
     """The report document. ``proof``: the login after an action, as ``login_after``; None without one,
-    then the last round of the evidence is what holds."""
+    then the last round of the evidence is what holds. ``earlier``: the host's reports of earlier runs.
+    ``observed``: the observation of this one."""
     facts = Facts(host, database)
     before = login_of(facts, 0)
     after = proof if proof is not None else login_of(facts, -1)
@@ -80,17 +86,36 @@ def build(
         "restart_helps": verdict.restart_helps,
         "action_wanted": verdict.action,
         "holds_seconds": verdict.holds_seconds,
+        "history": history(verdict.cause, host["collected_at"], earlier),
+        "trouble": facts.trouble,
         "contributing": verdict.contributing,
         "why": [{"view": a.view, "text": a.text} for a in verdict.why],
         "why_not": [{"cause": cause, "text": words} for cause, words in verdict.why_not],
         "fits": [{"cause": cause, "text": words} for cause, words in verdict.fits],
         "unread": [{"view": a.view, "text": a.text} for a in verdict.unread] + unread_views(host, database),
-        "steps": steps(facts, verdict),
-        "actions": actions,
-        "next": verdict.next,
+        "steps": steps(facts, verdict, observed),
+        "actions": [*_observing(facts, observed), *actions],
+        "next": [line for line in verdict.next if not (observed and OBSERVE in line)],
         "masked": whole(host.get("masked")) + whole(mapping(database).get("masked")),
         "evidence": evidence,
     }
+
+
+def _observing(facts: Facts, observed: Optional[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not observed:
+        return []
+    living = {row["pid"] for row in observed["processes"] if row["same"]}
+    before = [{key: one[key] for key in ("pid", "start_ticks")} for one in facts.processes or []]
+    return [
+        {
+            "action": "observe",
+            "result": "failed" if observed["wrong"] else "done",
+            "why": "; ".join(observed["wrong"]) or headline(observed),
+            "before": before,
+            "after": [one for one in before if one["pid"] in living],
+            "seconds": observed["seconds"],
+        }
+    ]
 
 
 def unread_views(host: dict[str, Any], database: Optional[dict[str, Any]]) -> list[dict[str, str]]:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from ..verdict.causes import CAUSES, Cause, helps, if_a_primary_is_reached, if_login_still_fails, useless
+from ..verdict import server
+from ..verdict.causes import (
+    CAUSES,
+    Cause,
+    helps,
+    if_a_new_connection_works,
+    if_a_primary_is_reached,
+    if_login_still_fails,
+    useless,
+)
 
 _RESTART = {
     helps: "helps",
     useless: "does not help",
     if_login_still_fails: "helps only if the login still fails",
+    if_a_new_connection_works: "helps only if a new connection works",
+    server.if_we_hold_the_slots: "helps only if the app itself holds most of the slots, for requests that are over",
     if_a_primary_is_reached: "helps only if a fresh connection reaches a primary",
 }
 

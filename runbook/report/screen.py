@@ -9,6 +9,7 @@ from typing import Any
 
 from ..common.clock import rfc3339, seconds_of
 from ..common.documents import file_name
+from .history import DAYS, TIMES
 from .words import MARGIN, WIDTH, clock, columns, duration, heading, login_line, plain, section
 
 VIEWS = {
@@ -44,8 +45,9 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
     out = [f"{head} {title}"] if fits else [*heading(head), *section("", [title])]
     out.append("")
     out += section("login", [login_line(report["login_before"], report["login_after"])])
-    out += section("done", _done(report))
-    out += section("holds", _holds(report))
+    out += section("done", done(report))
+    out += section("holds", holds(report))
+    out += section("before", before(report))
     out += section("next", report["next"])
     if report["contributing"]:
         out += section("also", [", ".join(report["contributing"])])
@@ -65,7 +67,7 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
     out += ["", *section("steps", _steps(report))]
     if saved:
         name = file_name(report["host"])
-        files = f"{saved}/{name}/ticket.md  {saved}/hosts/{name}.json"
+        files = f"{saved}/{name}/ticket.md  {saved}/{name}/page.html  {saved}/hosts/{name}.json"
         out += section("saved", [files, f"{duration(report['seconds'])}, {report['masked']} values masked"])
     return plain("\n".join(out) + "\n")
 
@@ -75,7 +77,8 @@ def _table(label: str, rows: list[tuple[str, str]]) -> list[str]:
     return [(f"  {label:<8}" if index == 0 else " " * MARGIN) + line for index, line in enumerate(lines)]
 
 
-def _done(report: dict[str, Any]) -> list[str]:
+def done(report: dict[str, Any]) -> list[str]:
+    """What was done about it, and why nothing was."""
     lines = []
     for action in report["actions"]:
         pids = " ".join(str(p["pid"]) for p in action["before"]) or "none"
@@ -83,6 +86,8 @@ def _done(report: dict[str, Any]) -> list[str]:
         verb = {"start": "started", "restart": "restarted"}.get(action["action"], action["action"])
         if action["action"] == "none":
             lines.append(f"nothing. {action['why'][:1].upper()}{action['why'][1:]}")
+        elif action["action"] == "observe" and action["result"] == "done":
+            lines.append(f"observed for {duration(action['seconds'])}: {action['why']}")
         elif action["result"] == "done":
             lines.append(
                 f"{verb} once: pid {pids} -> {fresh}, {action['why']}, {duration(action['seconds'])}"
@@ -96,7 +101,8 @@ def _done(report: dict[str, Any]) -> list[str]:
     return lines or ["nothing"]
 
 
-def _holds(report: dict[str, Any]) -> list[str]:
+def holds(report: dict[str, Any]) -> list[str]:
+    """How long the cure will last, where it is none."""
     seconds, after = report["holds_seconds"], report["login_after"]
     if seconds is None or report["outcome"] != "restored" or after is None:
         return []
@@ -105,6 +111,18 @@ def _holds(report: dict[str, Any]) -> list[str]:
         f"about {duration(seconds)}: it was lost in the {duration(seconds)} since the process started, so expect it"
         f" again near {clock(rfc3339(again))} UTC"
     ]
+
+
+def before(report: dict[str, Any]) -> list[str]:
+    """How often this was seen here, and whether restarting helped; nothing the first time."""
+    told = report["history"]
+    if not told or told["times"] < 2:
+        return []
+    often = f"seen here {told['times']} times, {told['within_days']} in {DAYS} days; last {told['last'][:16].replace('T', ' ')} UTC"
+    if told["restarts"]:
+        often += f"; the login worked after {told['helped']} of {told['restarts']} restarts"
+    cured = report["restart_helps"] and told["within_days"] >= TIMES
+    return [often + (". RESTARTING IS NOT A CURE" if cured else "")]
 
 
 def _steps(report: dict[str, Any]) -> list[str]:

@@ -41,8 +41,8 @@ def clock(moment: str) -> str:
 
 
 def answers(login: dict[str, Any]) -> str:
-    """``500 in 0.01 s, 8 of 8``; ``200, 7 of 8; 500, 1 of 8``; ``no answer within 5 s, 8 of 8``."""
-    names = {"timeout": "no answer within 5 s", "refused": "connection refused", "reset": "connection reset"}
+    """``500 in 0.01 s, 8 of 8``; ``200, 7 of 8; 500, 1 of 8``; ``no answer in time, 8 of 8``."""
+    names = {"timeout": "no answer in time", "refused": "connection refused", "reset": "connection reset"}
     total = login["attempts"]
     parts = sorted(login["by_status"].items(), key=lambda item: (-item[1], item[0]))
     if len(parts) == 1 and parts[0][0].isdigit():

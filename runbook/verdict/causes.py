@@ -8,15 +8,12 @@ and the next step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from . import conditions as c
-from .facts import Facts, rows, text, whole
+from . import server
+from .facts import POOL_SIZES, Facts, number, text, whole
 
-# Guarded: a pid may have been given to another session since the evidence was read.
-_END_SESSION = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{start}'"
-)
 # What a restart would do in this case: True it helps, False it does not, None it is open.
 Restart = Callable[[Facts], Optional[bool]]
 
@@ -44,6 +41,11 @@ def if_not_stopped_by_a_person(facts: Facts) -> Optional[bool]:
     return None if not isinstance(stopped, bool) else not stopped
 
 
+def if_a_new_connection_works(facts: Facts) -> Optional[bool]:
+    """A restart gives the app new connections, so it helps as soon as those work."""
+    return facts.new_ok
+
+
 def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
     """A restart helps only when a freshly resolved connection reaches a primary."""
     recovery = facts.new_server.get("in_recovery")
@@ -53,7 +55,8 @@ def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
 @dataclass(frozen=True)
 class Cause:
     """One row of the table. ``comes_back``: a restart only buys time. ``last_resort``: it explains
-    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``not_to_confuse``: causes that
+    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``gives_way``: where
+    this holds too, a cause below is the cause, and this one contributes. ``not_to_confuse``: causes that
     people take it for; the screen says first why those are not it."""
 
     id: str
@@ -66,6 +69,7 @@ class Cause:
     comes_back: bool = False
     last_resort: bool = False
     ends_logins: bool = True
+    gives_way: Optional[c.Condition] = None
     not_to_confuse: tuple[str, ...] = ()
 
 
@@ -81,28 +85,13 @@ def say(*steps: str) -> Callable[[Facts], list[str]]:
     return lambda facts: [step.format(target=facts.target) for step in steps]
 
 
-def _next_slots(facts: Facts) -> list[str]:
-    limits = facts.limits or {}
-    eaters = sorted(rows(limits.get("by_role")), key=lambda row: -whole(row.get("count")))[:3]
-    named = [
-        f"{whole(e.get('count'))} by {text(e.get('role')) or '?'}@{text(e.get('application_name')) or '?'}"
-        f" from {text(e.get('client_address')) or 'a local socket'}"
-        for e in eaters
-    ]
-    first = f"the server says: {text(facts.new_error.get('message'))}"
-    return [first, *([f"who has the slots: {', '.join(named)}; ask their owners"] if named else [])]
-
-
 def _next_lock(facts: Facts) -> list[str]:
     root = c.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
-    pid, start = whole(root.get("pid")), text(root.get("backend_start"))
     return [
-        f"the root is pid {pid}, {text(root.get('role'))} ({text(root.get('application_name'))},"
-        f" {text(root.get('client_address')) or 'local'}), {text(root.get('state'))}: {text(root.get('query'))[:80]}",
-        "ask its owner first; to end it (its open transaction is rolled back): "
-        + _END_SESSION.format(pid=pid, start=start),
+        f"the root is pid {whole(root.get('pid'))}, {server.who(facts, root)}",
+        f"ask its owner first; to end it (its open transaction is rolled back): {server.end(root)}",
     ]
 
 
@@ -115,6 +104,75 @@ def _next_leak_site(facts: Facts) -> list[str]:
     return [
         f"send ticket.md to the owner of {first['site']}: {text(first.get('fix'))};"
         " a restart does not repair that line"
+    ]
+
+
+def _next_holders(facts: Facts) -> list[str]:
+    root = c.root_is_leaked(facts)
+    lock = [f"{root.text}; a restart ends it, with its transaction"] if root.value else []
+    over = [h for h in facts.holders or [] if h.get("request_over") is True]
+    if over:
+        return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
+    query = c.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
+    who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
+    # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
+    named = [one for one in facts.findings if one.get("rule") != "R9"]
+    steps = [f"the leak search names {one['site']}: {text(one.get('fix'))}" for one in named[:2]]
+    return [*lock, *who, *steps] or ["find what takes a connection and keeps it: runbook leaks PATH"]
+
+
+def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
+    """Where connections were taken, how often, and for which requests: the most frequent place."""
+    site = c.most_common([text(h.get("site")) for h in holders])
+    here = [h for h in holders if text(h.get("site")) == site]
+    asked = [text(h.get("request_id")) for h in here if text(h.get("request_id"))]
+    requests = f", requests {', '.join(asked[:3])}{' …' if len(asked) > 3 else ''}" if asked else ""
+    return f"{facts.short(site)} ({len(here)} of {len(holders)}{requests})"
+
+
+def _next_nested(facts: Facts) -> list[str]:
+    nested = [w for w in facts.waiters or [] if whole(w.get("holds"))]
+    return [f"let a request use one connection; the second is asked for at {_sites(facts, nested)}"]
+
+
+def _next_slow(facts: Facts) -> list[str]:
+    slow = c.slow_sessions(facts)
+    oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
+    query = c.most_common([text(s.get("query")) for s in slow])
+    return [
+        f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
+        " and set statement_timeout for the app's role",
+        f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
+        + server.end(oldest),
+    ]
+
+
+def _next_held(facts: Facts) -> list[str]:
+    alive = [h for h in facts.holders or [] if h.get("request_over") is False]
+    where = (
+        f"for the owner of {_sites(facts, alive)}" if alive else c.holders_outside_the_database(facts).text
+    )
+    return [f"give the connection back before the outside call, and set a timeout for that: {where}"]
+
+
+def _next_too_small(facts: Facts) -> list[str]:
+    room = number((facts.limits or {}).get("headroom"))
+    told = facts.on_disk(*POOL_SIZES)
+    within = f"; the server has {room:.0f} slots free" if room is not None else ""
+    return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
+
+
+def _next_stuck(facts: Facts) -> list[str]:
+    return [f"ask the owner of the code about this: {c.threads_stuck(facts).text}"]
+
+
+def _next_busy(facts: Facts) -> list[str]:
+    return [f"add workers, or set a timeout for what keeps them: {c.workers_busy(facts).text}"]
+
+
+def _next_resources(facts: Facts) -> list[str]:
+    return [
+        f"find what grows in the app, or raise LimitNOFILE if it is only too low: {c.out_of_resources(facts).text}"
     ]
 
 
@@ -134,12 +192,16 @@ def _next_authentication(facts: Facts) -> list[str]:
 
 
 def _next_login_broken(facts: Facts) -> list[str]:
-    samples = (facts.log or {}).get("samples")
-    known = samples if isinstance(samples, dict) else {}
+    told = facts.error
+    if not told:
+        return ["read the app's log: the error is the app's own"]
     if facts.logged_now("other_dependency"):
-        return [f"another dependency, not PostgreSQL: {text(known.get('other_dependency'))[:160]}"]
-    line = text(known.get("login_error")) or text(known.get("exception"))
-    return [f"read the app's log: {line[:160]}" if line else "read the app's log: the error is the app's own"]
+        return [f"another dependency, not PostgreSQL: {told}"]
+    if facts.logged_now("sql_error"):
+        return [
+            f"PostgreSQL answers, and refuses the statement: {told}; compare the schema with what the app expects"
+        ]
+    return [f"the app fails by itself, or by another dependency than PostgreSQL: {told}"]
 
 
 _TOO_LATE = "the connections are dead and the pool does not replace them"
@@ -171,17 +233,16 @@ CAUSES: tuple[Cause, ...] = (
         (c.new_connection_hangs_in_query, c.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
-        say(
-            "SHOW POOLS on PgBouncer: cl_waiting, maxwait; raise default_pool_size, or end what holds its servers"
-        ),
+        server.next_bouncer,
+        not_to_confuse=("postgres_not_answering", "proxy_hang", "lock_contention"),
     ),
     Cause(
         "proxy_hang",
         "something between the app and PostgreSQL accepts and does not deliver",
         (c.any_of(c.new_connection_silent, c.flows_hang), c.database_answers_elsewhere),
-        helps,
-        "it helps once the proxy is mended",
-        say("mend the proxy between this host and {target} first; then run this again"),
+        if_a_new_connection_works,
+        "it gives the app new connections, which helps once they work through the proxy",
+        say("mend the proxy at {target}, which accepts and does not deliver; then run this again"),
     ),
     Cause(
         "postgres_not_answering",
@@ -196,9 +257,9 @@ CAUSES: tuple[Cause, ...] = (
         "connection_slots_full",
         "PostgreSQL has no free connection slot for the app",
         (c.no_slot_for_a_new_connection,),
-        useless,
-        "a restarted app would compete for the same slots",
-        _next_slots,
+        server.if_we_hold_the_slots,
+        "the app competes for the same slots again, unless it holds them itself for nothing",
+        server.next_slots,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
     Cause(
@@ -225,8 +286,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.out_of_resources, c.new_connection_works),
         helps,
         _BUYS_TIME,
-        say("find what grows (descriptors, memory) in the app; raise LimitNOFILE if it is only too low"),
+        _next_resources,
         comes_back=True,
+        not_to_confuse=("slot_leak", "app_blocked", "app_saturated"),
     ),
     Cause(
         "wrong_node",
@@ -246,7 +308,9 @@ CAUSES: tuple[Cause, ...] = (
         ),
         useless,
         "a restarted app could not write either",
-        say("find where default_transaction_read_only is set on {target}, for the role or the database"),
+        server.next_setting(
+            "default_transaction_read_only", "find out who set it, and why, before undoing it"
+        ),
     ),
     Cause(
         "lock_contention",
@@ -255,6 +319,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same requests would queue behind the lock again",
         _next_lock,
+        gives_way=c.root_is_leaked,
         not_to_confuse=("slow_queries", "pool_too_small"),
     ),
     Cause(
@@ -265,6 +330,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         say("open the pool after the fork (a post-fork hook), or do without preload"),
         comes_back=True,
+        not_to_confuse=("slot_leak", "idle_cut", "black_hole"),
     ),
     Cause(
         "nested_checkout",
@@ -272,8 +338,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.pool_is_exhausted, c.waiters_already_hold_one),
         helps,
         _BUYS_TIME,
-        say("let a request use one connection; the sites are in the evidence"),
+        _next_nested,
         comes_back=True,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "slow_queries",
@@ -281,7 +348,8 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_still_fails, c.slow_statements),
         useless,
         "the same statements would be slow again",
-        say("look at the oldest active statements in the evidence: plan, indexes, statement_timeout"),
+        _next_slow,
+        not_to_confuse=("lock_contention", "held_while_waiting", "pool_too_small"),
     ),
     Cause(
         "held_while_waiting",
@@ -289,13 +357,14 @@ CAUSES: tuple[Cause, ...] = (
         (c.pool_is_exhausted, c.holders_outside_the_database),
         useless,
         "the same requests would hold them again",
-        say("give the connection back before the outside call; the sites are in the evidence"),
+        _next_held,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "black_hole",
         "packets to PostgreSQL vanish on established connections",
         (c.peer_is_silent, c.new_connection_works),
-        helps,
+        if_login_still_fails,
         "threads stuck in recv come free only with the process",
         say(
             "find what dropped the state of these flows (firewall, NAT); set tcp_user_timeout and keepalives"
@@ -307,7 +376,8 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_hangs, c.threads_stuck),
         helps,
         "a stuck loop comes free only with the process",
-        say("the stacks in the evidence show where it is stuck"),
+        _next_stuck,
+        not_to_confuse=("app_saturated", "slow_queries", "lock_contention", "black_hole"),
     ),
     Cause(
         "slot_leak",
@@ -328,10 +398,10 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "connection_leak",
         "connections are held for requests that are over",
-        (c.pool_is_exhausted, c.holders_are_done),
+        (c.any_of(c.all_of(c.pool_is_exhausted, c.holders_are_done), c.root_is_leaked),),
         helps,
         _BUYS_TIME,
-        _next_leak_site,
+        _next_holders,
         comes_back=True,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
@@ -364,7 +434,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("57P05", "idle_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("set idle_session_timeout to 0 for the app's role, or the pool's lifetime below it"),
+        server.next_setting(
+            "idle_session_timeout",
+            "0 for the app's role switches it off; or let the pool close idle ones earlier",
+        ),
         not_to_confuse=("sessions_terminated", "idle_cut"),
     ),
     Cause(
@@ -373,7 +446,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P03", "idle_in_transaction_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("end the transaction before doing something else; autocommit for reads"),
+        server.next_setting(
+            "idle_in_transaction_session_timeout",
+            "end the transaction before doing something else (autocommit for reads): it held its connection too",
+        ),
     ),
     Cause(
         "transaction_timeout",
@@ -381,7 +457,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P04", "transaction_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("make the transaction shorter, or transaction_timeout longer for the app's role"),
+        server.next_setting(
+            "transaction_timeout", "make the transaction shorter, or the timeout longer for the app's role"
+        ),
     ),
     Cause(
         "sessions_terminated",
@@ -417,7 +495,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.live_settings_differ,),
         useless,
         "it is cured host by host by a rollout, not in the incident",
-        say("roll the configuration out; the differing settings are in the evidence"),
+        lambda facts: [f"roll the configuration out, host by host: {c.live_settings_differ(facts).text}"],
         ends_logins=False,
     ),
     Cause(
@@ -435,7 +513,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_failed_or_fails, c.pool_is_exhausted, c.somebody_waits, c.nobody_holds_long),
         useless,
         "the same demand would meet the same pool",
-        say("raise POSTGRES_POOL_MAX_CONNECTIONS within the server's headroom, or shed load"),
+        _next_too_small,
         not_to_confuse=("slot_leak", "connection_leak"),
     ),
     Cause(
@@ -444,8 +522,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_still_fails, c.workers_busy),
         useless,
         "the same load would meet the same workers",
-        say("add workers, or find what keeps them busy"),
+        _next_busy,
         last_resort=True,
+        not_to_confuse=("app_blocked", "pool_too_small", "slow_queries"),
     ),
     Cause(
         "login_broken",
@@ -455,6 +534,7 @@ CAUSES: tuple[Cause, ...] = (
         "the same code would fail again",
         _next_login_broken,
         last_resort=True,
+        not_to_confuse=("slot_leak", "connection_slots_full", "authentication_failed"),
     ),
     Cause(
         "client_suspended",
@@ -472,7 +552,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.login_works, c.own_number_is_wrong),
         useless,
         "nothing is wrong but the number",
-        say("count used, not maximum minus idle"),
+        lambda facts: [f"count what is used, not maximum minus idle: {c.own_number_is_wrong(facts).text}"],
         ends_logins=False,
     ),
     Cause(

@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple, Optional
 
 from ..common.clock import seconds_of
-from .facts import IDLE_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+from . import doing
+from .facts import (
+    EXHAUSTED_SECONDS,
+    IDLE_SECONDS,
+    MONITOR_SECONDS,
+    OLD_SECONDS,
+    Facts,
+    mapping,
+    number,
+    rows,
+    text,
+    whole,
+)
 
 
 class Answer(NamedTuple):
@@ -55,9 +67,25 @@ def any_of(*conditions: Condition) -> Condition:
     return either
 
 
+def all_of(*conditions: Condition) -> Condition:
+    """True if all are, false if one is, unread otherwise: Kleene's and. Its words are those that decide."""
+
+    def each(facts: Facts) -> Answer:
+        answers = [condition(facts) for condition in conditions]
+        for value in (False, None):
+            for answer in answers:
+                if answer.value is value:
+                    return answer
+        return answers[-1]._replace(text="; ".join(answer.text for answer in answers))
+
+    each.__name__ = "_and_".join(condition.__name__ for condition in conditions)
+    each.__doc__ = " And ".join((condition.__doc__ or "").strip() for condition in conditions)
+    return each
+
+
 def count(number_of: int, noun: str) -> str:
-    """``1 socket``, ``20 sockets``."""
-    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+    """``1 socket``, ``20 sockets``, ``2 processes``."""
+    return f"{number_of} {noun}{'' if number_of == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 # U: the user's path
@@ -76,12 +104,12 @@ def login_still_fails(facts: Facts) -> Answer:
 
 
 def login_hangs(facts: Facts) -> Answer:
-    """U: not one login was answered in time."""
+    """U: logins are not answered in time; with several workers not all of them need hang."""
     if facts.login_fails is None:
         return unread(facts, "login", "whether the login hangs")
-    answers = facts.login_statuses
-    if set(answers) == {"timeout"}:
-        return yes("login", f"no answer to {count(sum(answers.values()), 'login')} within 5 s")
+    late, all_of_them = facts.login_statuses.get("timeout", 0), sum(facts.login_statuses.values())
+    if late:
+        return yes("login", f"no answer to {late} of {count(all_of_them, 'login')} within 5 s")
     return no("login", f"the app answers: {statuses(facts)}")
 
 
@@ -182,8 +210,33 @@ def new_connection_hangs_in_query(facts: Facts) -> Answer:
 
 
 def pgbouncer_queues(facts: Facts) -> Answer:
-    """D: SHOW POOLS of PgBouncer shows waiting clients, and every server connection active."""
-    return Answer(None, "what PgBouncer says of its queues (SHOW POOLS is not read yet)", "new_connection")
+    """N: SHOW POOLS of the PgBouncer in between shows waiting clients and no idle server connection."""
+    hangs = new_connection_hangs_in_query(facts)
+    if not hangs.value:
+        return hangs
+    if facts.bouncer is None:
+        return no("new_connection", f"no PgBouncer answers at {facts.target}")
+    if facts.bouncer.get("pools") is None:
+        why = text(facts.bouncer.get("refused"))
+        return Answer(
+            None,
+            f"how many clients wait at PgBouncer: SHOW POOLS is not for this role ({why})",
+            "new_connection",
+        )
+    waiting, busy, idle, longest = bouncer_counts(facts)
+    words = (
+        f"{count(waiting, 'client')} of PgBouncer wait, the first for {longest} s;"
+        f" of its server connections {busy} are busy and {idle} idle"
+    )
+    return (yes if waiting and not idle else no)("new_connection", words)
+
+
+def bouncer_counts(facts: Facts) -> tuple[int, int, int, int]:
+    """(waiting clients, busy and idle server connections, seconds that the first client waits)."""
+    pools = rows(mapping(facts.bouncer).get("pools"))
+    waiting, busy = (sum(whole(pool.get(name)) for pool in pools) for name in ("cl_waiting", "sv_active"))
+    idle = sum(whole(pool.get("sv_idle")) + whole(pool.get("sv_used")) for pool in pools)
+    return waiting, busy, idle, max((whole(pool.get("maxwait")) for pool in pools), default=0)
 
 
 def new_connection_silent(facts: Facts) -> Answer:
@@ -191,12 +244,10 @@ def new_connection_silent(facts: Facts) -> Answer:
     answered = _new(facts, "whether the server answers after TCP was accepted")
     if answered:
         return answered
-    silent = facts.new_error.get("kind") == "timeout" and facts.new_phase in (
-        "tls",
-        "startup",
-        "auth",
-        "query",
-    )
+    if facts.bouncer is not None:
+        return no("new_connection", f"PgBouncer at {facts.target} answers at its console")
+    late = ("tls", "startup", "auth", "query")
+    silent = facts.new_error.get("kind") == "timeout" and facts.new_phase in late
     return _failed(facts, silent or facts.new_error.get("sqlstate") == "57P03")
 
 
@@ -230,18 +281,21 @@ def new_connection_works(facts: Facts) -> Answer:
 
 
 def server_in_recovery(facts: Facts) -> Answer:
-    """N: pg_is_in_recovery() at the address that the app's settings name, and the app writes."""
-    value = facts.new_server.get("in_recovery")
+    """N: pg_is_in_recovery() where the app's connections lead to is true."""
+    place, server = facts.node
+    value = server.get("in_recovery")
     if not isinstance(value, bool):
-        return unread(facts, "new_connection", "whether the server is a standby")
-    return (yes if value else no)(
-        "new_connection", f"{facts.target} is {'a standby' if value else 'a primary'}"
-    )
+        return unread(facts, "new_connection", f"whether {place} is a standby")
+    words = f"{place} is {'a standby' if value else 'a primary'}"
+    if value and place != facts.target and facts.new_server.get("in_recovery") is False:
+        words += f", and a new connection to {facts.target} reaches a primary"
+    return (yes if value else no)("new_connection", words)
 
 
 def server_read_only(facts: Facts) -> Answer:
     """N: new transactions are read only on a server that is not in recovery."""
-    value, recovery = facts.new_server.get("read_only"), facts.new_server.get("in_recovery")
+    _, server = facts.node
+    value, recovery = server.get("read_only"), server.get("in_recovery")
     if not isinstance(value, bool) or not isinstance(recovery, bool):
         return unread(facts, "new_connection", "whether transactions are read only")
     if value and not recovery:
@@ -326,17 +380,41 @@ def clock_stood_still(facts: Facts) -> Answer:
 
 
 def threads_stuck(facts: Facts) -> Answer:
-    """P, X: the event loop is silent for more than 5 s, or every worker thread waits for the database."""
+    """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have."""
     hangs = login_hangs(facts)
     if hangs.value is False:
         return no("login", hangs.text)
-    if facts.pool is not None:
-        ages = [number(mapping(status.get("loop")).get("heartbeat_age")) for status in facts.pool]
-        known = [age for age in ages if age is not None]
-        if known:
-            oldest = max(known)
-            return (yes if oldest > 5 else no)("pool", f"the event loop beat {oldest:.0f} s ago")
-    return Answer(None, "what the app's threads wait for (no stacks were read)", "process")
+    beats = [
+        (number(mapping(status.get("loop")).get("heartbeat_age")), status) for status in facts.pool or []
+    ]
+    known = [(age, whole(status.get("pid"))) for age, status in beats if age is not None]
+    if known and max(known)[0] > 5:
+        age, pid = max(known)
+        return yes("pool", f"the event loop of pid {pid} beat {age:.0f} s ago{doing.stands_at(facts, pid)}")
+    if known:
+        return no("pool", f"every event loop beat within {max(known)[0]:.0f} s")
+    looks = doing.while_it_hangs(facts)
+    queues = [number(look.get("not_accepted")) for look in looks]
+    if len(looks) < 2 or None in queues:
+        return unread(facts, "process", "what the app's threads wait for (thread stacks)")
+    refused = min(whole(queue) for queue in queues)
+    stuck = doing.stuck_loop(facts, looks)
+    if refused and stuck:
+        return yes("process", f"{stuck}, and {count(refused, 'client')} waited to be accepted")
+    waiting = doing.standing(facts, looks)
+    if any(facts.state_at(local) is None for local in waiting):
+        return unread(facts, "activity", "whether threads wait for a session that PostgreSQL does not have")
+    lost = [local for local in waiting if facts.state_at(local) == "none"]
+    if lost:
+        return yes(
+            "process", f"threads wait on {count(len(lost), 'connection')} that has no session in PostgreSQL"
+        )
+    return no(
+        "process",
+        "every client was accepted at once, so the event loop comes round"
+        if not refused
+        else "no event loop is stuck",
+    )
 
 
 def workers_busy(facts: Facts) -> Answer:
@@ -350,10 +428,29 @@ def workers_busy(facts: Facts) -> Answer:
         return no("log", "logins fail for want of a connection, not of a worker")
     if login_hangs(facts).value is False:
         return no("login", f"the app answers: {statuses(facts)}")
-    return Answer(None, "whether every worker is busy (no stacks were read)", "process")
+    looks = doing.while_it_hangs(facts)
+    found = doing.work_by_stacks(facts) or (doing.work(facts, looks[-1]) if looks else None)
+    if found is None:
+        return unread(facts, "process", "whether every worker is busy (thread stacks)")
+    loops = doing.event_loops(facts)
+    for pid, work in sorted(found.items()):
+        if (
+            work.busy >= (4 if pid in loops else 1)
+            and work.busy >= 9 * work.idle
+            and work.busy > work.database
+        ):
+            return yes(
+                "process",
+                f"{work.busy} threads of pid {pid} at work elsewhere ({work.most}), {work.idle} free",
+            )
+    busy, idle = sum(w.busy for w in found.values()), sum(w.idle for w in found.values())
+    return no("process", f"{count(busy, 'thread')} at work elsewhere than with PostgreSQL, {idle} free")
 
 
 # S: sockets
+
+# The clocks of two hosts differ, and a request takes a moment to be seen on the server.
+_SETTLED_SECONDS = 2.0
 
 
 def _held(facts: Facts, question: str) -> Optional[Answer]:
@@ -372,20 +469,31 @@ def peer_is_silent(facts: Facts) -> Answer:
 
 
 def flows_hang(facts: Facts) -> Answer:
-    """S, D: connections that the kernel finds healthy hang: something in between acknowledges for nobody."""
-    hangs = login_hangs(facts)
-    if hangs.value is False:
-        return no("login", hangs.text)
+    """S, D: requests went out on connections that the kernel finds healthy, and the server works on none."""
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
-    return Answer(None, "whether an open connection hangs without the kernel noticing", "sockets")
+    if facts.bouncer is not None:
+        return no("new_connection", f"PgBouncer at {facts.target} answers at its console")
+    if facts.waits is None:
+        return unread(facts, "sockets", "whether a request on an open connection has no answer")
+    if facts.backends is None or facts.database_now is None:
+        return unread(facts, "activity", "whether the server works on what the app waits for")
+    # Only what had gone out well before the server was looked at can be missed there.
+    lost = [
+        wait
+        for wait in facts.waits
+        if wait.get("acknowledged") is True and wait["sent"] < facts.database_now - _SETTLED_SECONDS
+    ]
+    active = sum(1 for session in facts.backends if session.get("state") == "active")
+    words = f"{count(len(lost), 'request')} unanswered, {active} that the server works on"
+    return (yes if len(lost) > active else no)("sockets", words)
 
 
 def database_answers_elsewhere(facts: Facts) -> Answer:
     """D: the database answers from beyond whatever is in between."""
     if facts.connection is None:
         return unread(facts, "connection", "whether the database answers from beyond the proxy")
-    if facts.connection.get("ok") is True and facts.read_from_here:
+    if facts.connection.get("ok") is True and facts.read_from_here and not facts.new_ok:
         return Answer(
             None, "whether the database answers from beyond the proxy (it was read from here)", "connection"
         )
@@ -408,6 +516,8 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         if missing:
             return missing
         found = facts.words_with(sqlstate)
+        if not found and facts.hidden_words:
+            return _hidden(facts, sqlstate, meaning)
         return (yes if found else no)(
             "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
@@ -419,18 +529,46 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
     return said
 
 
+# By SQLSTATE: what the app's log calls it, and the setting without which the server does not do it.
+_ENDINGS = {
+    "57P01": ("terminated_by_administrator", None),
+    "57P02": ("crash_of_another_process", None),
+    "57P05": ("idle_session_timeout", "idle_session_timeout"),
+    "25P03": ("idle_in_transaction_timeout", "idle_in_transaction_session_timeout"),
+    "25P04": ("transaction_timeout", "transaction_timeout"),
+}
+
+
+def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
+    """TLS hides the words. The app's log may have them, and the server's settings what it cannot have said."""
+    hidden = count(facts.hidden_words, "connection")
+    name, setting = _ENDINGS[sqlstate]
+    if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
+        told = facts.logged_now(name) or 0
+        words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
+        return (yes if told else no)("log", words)
+    if setting and facts.server_setting(setting) == "0":
+        return no("server", f"{setting} is 0 for the app's role")
+    words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
+    return Answer(None, f"{words}, and the app's log has none of them", "sockets")
+
+
 def cut_without_a_word(facts: Facts) -> Answer:
-    """S: something ended connections without a word (a bare FIN, or a reset) that had been idle for long."""
+    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited."""
     missing = _words(facts, "whether something cut connections without a word")
     if missing:
         return missing
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
-    idle = [number(row.get("idle_seconds")) for row in cut]
-    old = sum(1 for seconds in idle if seconds is not None and seconds >= IDLE_SECONDS)
-    if cut and not old and None in idle:
-        return Answer(None, f"how long {count(len(cut), 'cut connection')} had been idle", "sockets")
-    words = f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {old} of them idle for long"
-    return (yes if old else no)("sockets", words)
+    idle = [
+        row
+        for row in cut
+        if row.get("in_use") is False and (number(row.get("idle_seconds")) or 0) >= IDLE_SECONDS
+    ]
+    longest = max((number(row.get("idle_seconds")) or 0.0 for row in idle), default=0.0)
+    words = (
+        f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
+    )
+    return (yes if idle else no)("sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
 
 
 def dead_connections_held(facts: Facts) -> Answer:
@@ -443,28 +581,48 @@ def dead_connections_held(facts: Facts) -> Answer:
 
 
 def socket_shared_and_used(facts: Facts) -> Answer:
-    """S, L: processes share a connection and use it (holding alone is harmless)."""
+    """S, L, X: processes share a connection, and at least two of them use it (holding alone is harmless)."""
     if facts.sockets is None:
         return unread(facts, "sockets", "whether processes share a connection")
-    shared = rows(facts.sockets.get("shared"))
+    shared = facts.shared
     if not shared and facts.held is not None:
         return no("sockets", "no connection is shared by processes")
+    words = f"{count(len(shared), 'connection')} shared by processes"
     if shared and facts.logged("protocol_error"):
+        return yes("log", f"{words}, and protocol errors in the log")
+    lost = [
+        local
+        for local, inode in doing.standing(facts, facts.looks).items()
+        if inode in shared and facts.state_at(local) not in ("active", None)
+    ]
+    if lost:
+        return yes("process", f"{words}; a thread waits on one for an answer that another process has taken")
+    both = [inode for inode, pids in doing.waiting_on(facts).items() if inode in shared and len(pids) > 1]
+    if both:
+        return yes("process", f"{words}; two processes wait for an answer on one of them")
+    worked = doing.worked(facts)
+    sharing = {pid for pids in shared.values() for pid in pids}
+    if not shared or worked is None or not facts.rounds:
+        return unread(facts, "process", f"{words}: whether two of them used one")
+    alone = {whole(row.get("pid")) for row in facts.held or [] if whole(row.get("inode")) not in shared}
+    users = sorted(pid for pid in sharing & worked if pid not in alone)
+    if len(users) > 1:
+        named = " and ".join(map(str, users[:3]))
         return yes(
-            "log", f"{count(len(shared), 'connection')} shared by processes, and protocol errors in the log"
+            "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
         )
-    return Answer(None, "whether two processes used one connection", "sockets")
+    if len(sharing & worked) < 2:
+        return no("process", f"{words}, and one of them at most used it")
+    return Answer(None, f"{words}: whether two of them used one", "process")
 
 
 def live_settings_differ(facts: Facts) -> Answer:
     """S, X: what runs differs from the file on disk: a changed file under an unchanged process."""
     if facts.config is None:
         return unread(facts, "config", "whether the process runs with the settings on disk")
-    differs = facts.config.get("differs")
-    if isinstance(differs, list) and differs:
-        return yes(
-            "config", f"{', '.join(text(name) for name in differs[:5])}: the process runs with another value"
-        )
+    told = facts.differing
+    if told:
+        return yes("config", "; ".join(told[:3]))
     settings = mapping(facts.config.get("settings"))
     wanted = {
         option: text(mapping(settings.get(name)).get("value"))
@@ -485,6 +643,9 @@ def live_settings_differ(facts: Facts) -> Answer:
                     "sockets",
                     f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk",
                 )
+    if facts.changed_since_the_start and not (facts.pool or facts.config.get("live")):
+        words = f"whether the process runs with the settings of {text(facts.config.get('file'))}, changed since it started"
+        return Answer(None, words, "config")
     return no("config", "nothing that is set on disk differs from what runs")
 
 
@@ -518,21 +679,61 @@ def longest_queue(facts: Facts) -> tuple[int, list[dict[str, Any]]]:
     return max(queues.items(), key=lambda item: (len(item[1]), -item[0]), default=(0, []))
 
 
+def root_is_leaked(facts: Facts) -> Answer:
+    """P, D: the lock at the root is held by the app itself, for a request that is over."""
+    root, waiting = longest_queue(facts)
+    if facts.waiting_for_lock is None or len(waiting) < 2:
+        return many_wait_for_one_lock(facts)
+    session = next((s for s in facts.backends or [] if s.get("pid") == root), None)
+    if session is None:
+        return no("activity", f"the lock is held by pid {root}, which is no session of this host's app")
+    age = facts.server_age(session.get("state_change")) or 0.0
+    words = f"the lock is held by pid {root}, a session of the app itself, {text(session.get('state'))} for {age:.0f} s"
+    holder = next((h for h in facts.holders or [] if h.get("backend_pid") == root), None)
+    if holder:
+        over = holder.get("request_over")
+        told = (
+            f"{words}; its request is {'over' if over else 'under way'}, taken at {text(holder.get('site'))}"
+        )
+        return Answer(over if isinstance(over, bool) else None, told, "pool")
+    if session not in facts.resting:
+        return no("activity", f"{words}, at work")
+    look = doing.before_the_probe(facts)
+    if look is None or age < OLD_SECONDS:
+        return unread(facts, "process", "whether the request that holds the lock is over")
+    # Each session that waits is a request of its own; is there another, or a thread at work, that could hold it?
+    clients = whole(look.get("connected")) - sum(s in (facts.backends or []) for s in waiting_sessions(facts))
+    busy = sum(work.busy for work in doing.work(facts, look).values())
+    if clients > 0 or busy:
+        return Answer(None, f"{words}; whether its request is over", "process")
+    return yes("process", f"{words}; no request is under way but those that wait")
+
+
+def waiting_sessions(facts: Facts) -> list[dict[str, Any]]:
+    """The sessions in the longest queue for a lock."""
+    return [facts.session(blocked.get("pid")) for blocked in longest_queue(facts)[1]]
+
+
 def slow_statements(facts: Facts) -> Answer:
-    """D: statements of the app run for long without waiting for a lock."""
+    """D: at least half of the app's sessions are in statements that run for long and wait for no lock."""
     missing = _backends(facts, "whether statements are slow")
     if missing:
         return missing
-    slow = [
+    slow = slow_sessions(facts)
+    many = max(2, len(facts.backends or []) / 2)
+    words = f"{len(slow)} of {count(len(facts.backends or []), 'session')} in a statement for more than 5 s"
+    return (yes if len(slow) >= many else no)("activity", words)
+
+
+def slow_sessions(facts: Facts) -> list[dict[str, Any]]:
+    """The app's sessions that have been in one statement for more than 5 s, and wait for no lock."""
+    return [
         s
         for s in facts.backends or []
         if s.get("state") == "active"
         and s.get("wait_event_type") != "Lock"
         and (facts.server_age(s.get("query_start")) or 0) > 5
     ]
-    return (yes if slow else no)(
-        "activity", f"{count(len(slow), 'statement')} of the app active for more than 5 s"
-    )
 
 
 def server_started_after_the_app(facts: Facts) -> Answer:
@@ -564,13 +765,31 @@ def pool_is_exhausted(facts: Facts) -> Answer:
     """P, L: every slot is used; without a status socket, the app says so while the probe runs."""
     if facts.pool is not None:
         used, most = facts.pool_count("used") or 0, facts.pool_count("maximum") or 0
-        return (yes if most and used >= most else no)("pool", f"{used} of {most} used")
+        words = f"{used} of {most} used"
+        if facts.full and used < most:  # with several workers, who meets the full one fails
+            words += f"; all of them in {len(facts.full)} of {count(len(facts.pool), 'process')}"
+        return (yes if facts.full else no)("pool", words)
     if facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
     lines = facts.logged_now("pool_exhausted")
     if lines is None:
         return unread(facts, "log", "whether the pool is exhausted")
+    if not lines and login_hangs(facts).value and not facts.pool_never_waits:
+        return _logins_wait_for_the_pool(facts)
     return (yes if lines else no)("log", f"{count(lines, 'line')} about an exhausted pool during the probe")
+
+
+def _logins_wait_for_the_pool(facts: Facts) -> Answer:
+    """A pool that waits says that it is exhausted later than the probe lasts: so what others were told counts."""
+    stuck = threads_stuck(facts)
+    if stuck.value:
+        return no(stuck.view, f"{stuck.text}: nobody comes as far as the pool")
+    age = facts.exhausted_ago
+    if age is not None and age < EXHAUSTED_SECONDS:
+        return yes("log", f"logins wait, and {age:.0f} s ago the log said that the pool is exhausted")
+    return Answer(
+        None, "whether logins wait for the pool: it says so only after its own timeout, often 30 s", "log"
+    )
 
 
 def slots_without_connection(facts: Facts) -> Answer:
@@ -586,13 +805,21 @@ def slots_without_connection(facts: Facts) -> Answer:
         return unread(facts, "sockets", "whether used slots have connections")
     held = len(facts.held)
     words = f"{count(held, 'socket')} from the app to {facts.target}"
-    if held == 0:
+    moments = [
+        {text(row.get("local")) for row in rows(sample.get("sockets"))}
+        for sample in rows(mapping(facts.sockets).get("samples"))
+    ]
+    most = max(map(len, moments), default=0)
+    if most == 0:
         return yes("sockets", words)
     if facts.maximum is None:
         return unread(facts, "config", "the pool's maximum, to compare with the sockets")
-    if held < facts.maximum:
-        return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
-    return no("sockets", f"{words}: as many as the pool may have")
+    if most >= facts.maximum:
+        return no("sockets", f"{words}, {most} at most: as many as the pool may have")
+    # A pool that has lost its slots opens nothing; in a crowd connections come and go.
+    if 2 * most > facts.maximum and any(moment != moments[0] for moment in moments):
+        return no("sockets", f"connections come and go, up to {most} of {facts.maximum} during the probe")
+    return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
 
 
 def no_backend_of_the_app(facts: Facts) -> Answer:
@@ -605,41 +832,103 @@ def no_backend_of_the_app(facts: Facts) -> Answer:
 
 
 def holders_are_done(facts: Facts) -> Answer:
-    """P: connections are held, long, for requests that are over, at the same site."""
+    """P: connections are held, long, for requests that are over. Without P, D, X: sessions have been idle for
+    long although the pool is exhausted, and there are fewer requests and working threads than such sessions."""
     if facts.holders is not None:
         over = [h for h in facts.holders if h.get("request_over") is True and not h.get("long_lived")]
         old = [h for h in over if (number(h.get("age")) or 0) > OLD_SECONDS]
         site = most_common([text(h.get("site")) for h in old])
         words = f"{count(len(old), 'connection')} held for requests that are over" + (
-            f", at {site}" if site else ""
+            f", at {facts.short(site)}" if site else ""
         )
         return (yes if len(old) >= 2 else no)("pool", words)
     if facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
     if facts.alive is not None and facts.alive < 2:
         return no("sockets", f"needs living holders; there are {count(facts.alive, 'open socket')}")
-    return Answer(None, f"who holds the connections ({facts.reason('pool')})", "pool")
+    if facts.backends is None:
+        return unread(facts, "activity", "how long sessions have been idle")
+    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > OLD_SECONDS]
+    if len(resting) < 2:
+        return no("activity", f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s")
+    under_way = requests_under_way(facts)
+    if under_way is None:
+        return unread(facts, "process", "whether the requests that hold the connections are over")
+    words = f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s, and {under_way} at work for them"
+    return (
+        yes("process", words)
+        if len(resting) - under_way >= 2
+        else Answer(None, f"{words}: who holds which", "pool")
+    )
+
+
+def requests_under_way(facts: Facts) -> Optional[int]:
+    """How many requests may be under way at most, before the probe: clients connected, and threads at work."""
+    look = doing.before_the_probe(facts)
+    connected = number(look.get("connected")) if look else None
+    if look is None or connected is None:
+        return None
+    return max(whole(connected), sum(work.busy for work in doing.work(facts, look).values()))
 
 
 def waiters_already_hold_one(facts: Facts) -> Answer:
-    """P: each waiter's request already holds a connection."""
+    """P: most connections are held by requests that wait for another one."""
     if facts.waiters is not None:
         nested = [w for w in facts.waiters if whole(w.get("holds"))]
-        words = f"{len(nested)} of {count(len(facts.waiters), 'waiter')} already hold a connection"
-        return (yes if nested and len(nested) == len(facts.waiters) else no)("pool", words)
-    return _living_holders(facts, "whether those who wait already hold a connection")
+        held = sum(whole(w.get("holds")) for w in nested)
+        used = sum(whole(mapping(status.get("count")).get("used")) for status in facts.full)
+        words = f"{held} of {used} connections are held by requests that wait for one more"
+        site = most_common([text(w.get("site")) for w in nested])
+        return (yes if len(nested) >= 2 and 2 * held >= used else no)(
+            "pool", words + (f", at {site}" if site else "")
+        )
+    open_question = _living_holders(facts, "whether those who wait already hold a connection")
+    if open_question.value is not None:
+        return open_question
+    if facts.exhausted_now and login_fails_at_once(facts).value:
+        return no("login", "the pool refuses at once, so nobody waits in it")
+    under_way = requests_under_way(facts)
+    if under_way is None or facts.backends is None:
+        return open_question
+    resting = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.resting)
+    if min(resting, under_way) < 2:
+        words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
+        return no("process", f"{words}: nobody holds one and waits for another")
+    return open_question
 
 
 def holders_outside_the_database(facts: Facts) -> Answer:
-    """P: holders' requests are alive and do something else than a query."""
-    if facts.holders is not None and facts.backends is not None:
+    """P: holders' requests are alive and do something else than a query. Without P, X: so do threads."""
+    if facts.holders is not None and facts.activity is not None:
         alive = [
-            h for h in facts.holders if h.get("request_over") is False and (number(h.get("age")) or 0) > 5
+            h
+            for h in facts.holders
+            if h.get("request_over") is False
+            and (number(h.get("age")) or 0) > 5
+            and not facts.active_backend(h)
         ]
-        active = sum(1 for s in facts.backends if s.get("state") == "active")
-        words = f"{count(len(alive), 'holder')} for more than 5 s, {count(active, 'active session')}"
-        return (yes if len(alive) >= 2 and not active else no)("pool", words)
-    return _living_holders(facts, "what the holders of connections do")
+        site = most_common([text(h.get("site")) for h in alive])
+        at = most_common([doing.stands_at(facts, h.get("tid")) for h in alive])
+        words = f"{count(len(alive), 'request')} holding a connection for more than 5 s without a query"
+        words += f", taken at {facts.short(site)}" if site else ""
+        return (yes if len(alive) >= 2 else no)("pool", words + (f", and now{at}" if at else ""))
+    look = doing.before_the_probe(facts)
+    open_question = _living_holders(facts, "what the holders of connections do")
+    if open_question.value is not None or facts.backends is None or look is None:
+        return open_question
+    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > 5]
+    if len(resting) < 2:
+        return no("activity", f"{count(len(resting), 'session')} idle for more than 5 s")
+    busy = [work for work in doing.work(facts, look).values() if work.busy]
+    threads = sum(work.busy for work in busy)
+    words = f"{count(len(resting), 'session')} idle for more than 5 s; {count(threads, 'thread')} at work elsewhere"
+    words += f" ({', '.join(work.most for work in busy)})" if busy else ""
+    if 2 * threads >= len(resting):
+        return yes("process", words)
+    under_way = requests_under_way(facts)
+    if under_way is None or len(resting) - under_way < 2:
+        return open_question
+    return no("process", f"{words}, {under_way} requests under way")
 
 
 def somebody_waits(facts: Facts) -> Answer:
@@ -652,6 +941,8 @@ def somebody_waits(facts: Facts) -> Answer:
         )
     if refused is None:
         return unread(facts, "log", "whether requests want a connection")
+    if not refused and login_hangs(facts).value:
+        return pool_is_exhausted(facts)
     return (yes if refused else no)(
         "log", f"{count(refused, 'request')} refused a connection during the probe"
     )
@@ -662,7 +953,16 @@ def nobody_holds_long(facts: Facts) -> Answer:
     if facts.holders is not None:
         old = sum(1 for h in facts.holders if (number(h.get("age")) or 0) > 5 and not h.get("long_lived"))
         return (yes if not old else no)("pool", f"{count(old, 'holder')} for more than 5 s")
-    return _living_holders(facts, "how long connections are held")
+    open_question = _living_holders(facts, "how long connections are held")
+    if open_question.value is not None or not pool_is_exhausted(facts).value:
+        return open_question
+    if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
+        return open_question
+    # Where none is free, one that did nothing for long is held for long.
+    old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
+    return (yes if not old else no)(
+        "activity", f"{count(old, 'session')} without a new state for more than 5 s"
+    )
 
 
 def _living_holders(facts: Facts, question: str) -> Answer:
@@ -684,6 +984,8 @@ def monitor_is_silent(facts: Facts) -> Answer:
             "pool", f"{len(dead)} of {count(len(facts.pool), 'pool')} without a living monitor"
         )
     newest = text((facts.monitor or {}).get("newest"))
+    if facts.no_monitor:
+        return no("log", "the app has no status socket, and its log knows no monitor of the pool")
     if not newest or facts.now is None:
         return unread(
             facts, "monitor", "whether the pool's monitor is alive: no heartbeat, no dated line of it"
@@ -697,14 +999,17 @@ def own_number_is_wrong(facts: Facts) -> Answer:
     if facts.log is None:
         return unread(facts, "log", "what the app says of its pool")
     line = mapping(facts.log.get("pool_line"))
-    told = number(line.get("active"))
-    at = seconds_of(line.get("at"))
-    if told is None or at is None or (facts.started is not None and at < facts.started):
-        return no("log", "the app's log tells no dated number of this process")
+    told, at = number(line.get("active")), seconds_of(line.get("at"))
+    if told is None or (at is not None and facts.started is not None and at < facts.started):
+        return no("log", "the app's log tells no number of this process")
     if facts.held is None:
         return unread(facts, "sockets", "whether the app's own number is true")
-    words = f"the app's log says {told:.0f} in use; it has {count(len(facts.held), 'socket')}"
-    return (yes if told > len(facts.held) else no)("log", words)
+    held = len(facts.held)
+    words = f"the app's log says {told:.0f} in use; it has {count(held, 'socket')}"
+    if at is None and told + held != number(line.get("maximum")):
+        # It may have been true when it was written, unless it is just what was idle, taken from the maximum.
+        return no("log", f"{words}, and does not say when that was")
+    return (yes if told > held else no)("log", words)
 
 
 # L: the log
@@ -726,8 +1031,9 @@ def another_exception(facts: Facts) -> Answer:
     )
     if about:
         return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
-    other = facts.logged_now("exception", "login_error", "server_error", "other_dependency") or 0
-    return (yes if other else no)("log", f"{count(other, 'line')} about another error during the probe")
+    other = facts.logged_now("exception", "login_error", "server_error", "other_dependency", "sql_error") or 0
+    words = f"{count(other, 'line')} about another error during the probe"
+    return (yes if other else no)("log", f"{words}{f': {facts.error}' if other and facts.error else ''}")
 
 
 def browser_was_suspended(facts: Facts) -> Answer:

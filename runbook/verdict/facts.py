@@ -8,14 +8,34 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ..common.clock import seconds_of
+from ..common.clock import rfc3339, seconds_of
 
 # How long something must last to count as old, in seconds. A request of a web app is over by then.
 OLD_SECONDS = 30.0
-# From when a connection counts as idle for long, in seconds; the shortest idle cut seen in the wild is 240 s.
-IDLE_SECONDS = 60.0
+# From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
+# for how long nothing has come over it; so a longer time would not prove more.
+IDLE_SECONDS = 2.0
+# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
+EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
+# Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
+FAILURES = (
+    *("login_error", "pool_exhausted", "server_closed", "connection_refused", "too_many_clients"),
+    *("authentication_failed", "starting_up"),
+)
+# Settings of the pool's maximum, and of what SQLAlchemy's may have beyond it, by the names that people give them.
+POOL_SIZES = (
+    *(
+        "POSTGRES_POOL_MAX_CONNECTIONS",
+        "DB_POOL_MAX",
+        "DB_POOL_MAX_SIZE",
+        "DB_POOL_SIZE",
+        "POSTGRES_POOL_SIZE",
+    ),
+    *("DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
+)
+POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
 OWN_NAME = "pool-runbook"
 
@@ -53,6 +73,14 @@ def truth(value: Any) -> Optional[bool]:
     return value if isinstance(value, bool) else None
 
 
+def same(one: str, other: str) -> bool:
+    """Do two settings mean the same? 30 and 30.0 do."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
+
+
 class Facts:
     """Questions to the evidence. A view that was not read is None here; ``reason(view)`` says why."""
 
@@ -62,6 +90,7 @@ class Facts:
         self._database_views = mapping(mapping(database).get("views"))
         self.read_from_here = text(mapping(database).get("collected_from")) == text(self.document.get("host"))
         self.now = seconds_of(self.document.get("collected_at"))
+        self.database_now = seconds_of(mapping(database).get("collected_at"))
         self.login = self._data("login")
         self.new = self._data("new_connection")
         self.sockets = self._data("sockets")
@@ -153,6 +182,23 @@ class Facts:
         return mapping(self.new.get("server")) if self.new else {}
 
     @property
+    def node(self) -> tuple[str, dict[str, Any]]:
+        """(host:port, what it says of itself) of the server that the app's open connections lead to.
+
+        That is where a new one leads, unless the name has moved meanwhile.
+        """
+        live = mapping((self.new or {}).get("live"))
+        return (
+            (text(live.get("peer")), mapping(live.get("server"))) if live else (self.target, self.new_server)
+        )
+
+    @property
+    def bouncer(self) -> Optional[dict[str, Any]]:
+        """What the console of a PgBouncer at that address said; None where none answered, or none was asked."""
+        found = (self.new or {}).get("pgbouncer")
+        return found if isinstance(found, dict) else None
+
+    @property
     def target(self) -> str:
         """host:port of the app's database."""
         source = self.new or mapping((self.config or {}).get("database"))
@@ -183,11 +229,36 @@ class Facts:
         data = mapping(mapping(self._views.get("pool")).get("data"))
         return data.get("processes") == []
 
+    @property
+    def left_behind(self) -> list[str]:
+        """Status sockets of processes that are gone: whoever ends in order removes his."""
+        found = mapping(mapping(self._views.get("pool")).get("data")).get("left_behind")
+        return [text(path) for path in found] if isinstance(found, list) else []
+
+    @property
+    def no_monitor(self) -> bool:
+        """No monitor of the pool ever told of itself, in as much of the log as was read."""
+        told = mapping(self.log)
+        counts = mapping(told.get("counts"))
+        return (
+            self.no_status_socket
+            and told.get("whole_window") is True
+            and not any(
+                whole(counts.get(name)) for name in ("monitor_started", "monitor_error", "pool_status")
+            )
+        )
+
     def pool_count(self, name: str) -> Optional[int]:
         """A count of the pool (used, idle, maximum, waiting …), summed over the processes."""
         if self.pool is None:
             return None
         return sum(whole(mapping(status.get("count")).get(name)) for status in self.pool)
+
+    @property
+    def full(self) -> list[dict[str, Any]]:
+        """The status of every process that has given out all that its pool may have."""
+        counts = ((mapping(status.get("count")), status) for status in self.pool or [])
+        return [status for c, status in counts if 0 < whole(c.get("maximum")) <= whole(c.get("used"))]
 
     @property
     def holders(self) -> Optional[list[dict[str, Any]]]:
@@ -199,7 +270,37 @@ class Facts:
         """Who waits for a connection, over all processes; None without P."""
         return None if self.pool is None else [w for s in self.pool for w in rows(s.get("waiters"))]
 
+    @property
+    def stacks(self) -> Optional[list[dict[str, Any]]]:
+        """The stacks of every thread, over all processes with a status socket; None where one has none."""
+        if self.pool is None:
+            return None
+        found = rows(mapping(mapping(self._views.get("pool")).get("data")).get("processes"))
+        if not all(isinstance(row.get("stacks"), list) for row in found):
+            return None
+        return [{**stack, "pid": row.get("pid")} for row in found for stack in rows(row["stacks"])]
+
+    def state_at(self, local: str) -> Optional[str]:
+        """The state of the session at the other end of a socket; ``none`` where the server has none, None where
+        that cannot be told: not read, or something in between gives every connection another port."""
+        states = {
+            self.client(one): text(one.get("state")) for one in rows((self.activity or {}).get("sessions"))
+        }
+        joined = any(text(row.get("local")) in states for row in self.held or [])
+        return states.get(local, "none") if joined else None
+
+    def active_backend(self, holder: dict[str, Any]) -> bool:
+        """Is the server at work for this holder of a connection?"""
+        return text(self.session(holder.get("backend_pid")).get("state")) == "active"
+
     # S, sockets
+
+    @property
+    def peers(self) -> set[str]:
+        """``address:port`` of the database, as the app's sockets have it."""
+        told = (self.sockets or {}).get("peers")
+        found = {text(one) for one in told} if isinstance(told, list) else set()
+        return found | {text(row.get("peer")) for row in self.held or []}
 
     def sample(self, moment: str) -> Optional[list[dict[str, Any]]]:
         """The sockets at a moment; None when not read."""
@@ -222,6 +323,15 @@ class Facts:
         return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
 
     @property
+    def shared(self) -> dict[int, set[int]]:
+        """inode → the processes that hold it, of every connection that several hold."""
+        return {
+            whole(row.get("inode")): {whole(pid) for pid in row["pids"]}
+            for row in rows((self.sockets or {}).get("shared"))
+            if isinstance(row.get("pids"), list)
+        }
+
+    @property
     def alive(self) -> Optional[int]:
         """Sockets in state ESTAB before the probe; None when not read."""
         return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")
@@ -236,6 +346,31 @@ class Facts:
     def words_with(self, *sqlstates: str) -> int:
         """How many sockets carry one of these SQLSTATEs."""
         return sum(1 for row in self.words or [] if row.get("sqlstate") in sqlstates)
+
+    @property
+    def waits(self) -> Optional[list[dict[str, Any]]]:
+        """Connections on which a request had no answer after the probe; None when that could not be read.
+
+        Each with ``sent``: when the request went out, seconds since the epoch.
+        """
+        if self.words is None or self.now is None:
+            return None
+        samples = rows(mapping(self.sockets).get("samples"))
+        looked = self.now + (number(samples[-1].get("second")) or 0.0) if samples else self.now
+        found = rows(mapping(self.sockets).get("waits"))
+        return [{**row, "sent": looked - (number(row.get("seconds")) or 0.0)} for row in found]
+
+    @property
+    def hidden_words(self) -> int:
+        """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
+        ended = {
+            (row.get("pid"), row.get("fd")) for row in self.held or [] if row.get("state") == "CLOSE-WAIT"
+        }
+        return sum(
+            1
+            for row in self.words or []
+            if row.get("kind") == "bytes" and (row.get("pid"), row.get("fd")) in ended
+        )
 
     @property
     def silent(self) -> Optional[int]:
@@ -267,6 +402,54 @@ class Facts:
     def processes(self) -> Optional[list[dict[str, Any]]]:
         """Every process of the service; None when not read."""
         return None if self.process is None else rows(self.process.get("processes"))
+
+    @property
+    def looks(self) -> list[dict[str, Any]]:
+        """What the threads did, and who waited to be accepted, at several moments."""
+        return rows((self.process or {}).get("looks"))
+
+    def short(self, site: str) -> str:
+        """A place in the source, from the directory where the app runs."""
+        for process in self.processes or []:
+            directory = text(process.get("directory")).rstrip("/") + "/"
+            if len(directory) > 1 and site.startswith(directory):
+                return site[len(directory) :]
+        return site
+
+    def on_disk(self, *names: str) -> str:
+        """The first of these settings as it stands on disk, with its place: ``NAME is 20 in FILE:9``."""
+        settings = mapping((self.config or {}).get("settings"))
+        for name in names:
+            found = mapping(settings.get(name))
+            if text(found.get("value")):
+                return f"{name} is {text(found.get('value'))} in {text(found.get('where'))}"
+        return ""
+
+    @property
+    def differing(self) -> list[str]:
+        """Settings that the process has otherwise than the file on disk, in words: as its environment says, or
+        its pool, save what was switched at run time."""
+        config = self.config or {}
+        live, found = mapping(config.get("live")), []
+        for name, entry in sorted(mapping(config.get("settings")).items()):
+            wanted, where = text(mapping(entry).get("value")), text(mapping(entry).get("where"))
+            runs = [text(mapping(live.get(name)).get("value"))]
+            for status in self.pool or []:
+                switched = {text(one.get("name")) for one in rows(status.get("overrides"))}
+                key = name.removeprefix("POSTGRES_").removeprefix("POOL_").lower()
+                value = number(mapping(status.get("config")).get(key))
+                if value is not None and key not in switched:
+                    runs.append(f"{value:g}")
+            other = next((one for one in runs if one and not same(one, wanted)), "")
+            if wanted and other:
+                found.append(f"{name} is {wanted} in {where}, and {other} in the process")
+        return found
+
+    @property
+    def changed_since_the_start(self) -> bool:
+        """Was the file of settings changed after the app was started?"""
+        changed = seconds_of((self.config or {}).get("changed_at"))
+        return changed is not None and self.started is not None and changed > self.started
 
     @property
     def listening(self) -> Optional[bool]:
@@ -305,6 +488,52 @@ class Facts:
             return None
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
 
+    @property
+    def exhausted_ago(self) -> Optional[float]:
+        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+        if last is None or self.now is None or (self.started is not None and last < self.started):
+            return None
+        return max(0.0, self.now - last)
+
+    @property
+    def pool_never_waits(self) -> bool:
+        """Every pool in the source is psycopg2's own, which refuses at once."""
+        pools = rows((self.source or {}).get("pools"))
+        return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
+
+    @property
+    def error(self) -> str:
+        """The last error that the app logged while the probe ran, with its place; empty where none is known."""
+        told = mapping((self.log or {}).get("error"))
+        at = f", at {self.short(text(told.get('at')))}" if text(told.get("at")) else ""
+        return f"{text(told.get('text'))[:160]}{at}" if text(told.get("text")) else ""
+
+    @property
+    def trouble(self) -> Optional[dict[str, Any]]:
+        """The time of the failing logins that the log tells: ``{first, last, lines, ended}``, or None.
+
+        first, last: RFC 3339. ended: what happened when they stopped, in words; empty while they go on.
+        """
+        log = mapping(self.log)
+        counts = mapping(log.get("counts"))
+        first, last = mapping(log.get("first")), mapping(log.get("last"))
+        names = [name for name in FAILURES if seconds_of(first.get(name)) and seconds_of(last.get(name))]
+        if not names:
+            return None
+        begin, end = min(text(first[name]) for name in names), max(text(last[name]) for name in names)
+        until = seconds_of(end) or 0.0
+        if self.login_fails is not False:
+            ended = ""
+        elif self.started is not None and self.started >= until - 1:
+            ended = f"the app was started at {rfc3339(self.started)[11:19]}"
+        elif self.postmaster_start is not None and (seconds_of(begin) or 0.0) <= self.postmaster_start:
+            ended = f"PostgreSQL was started at {rfc3339(self.postmaster_start)[11:19]}"
+        else:
+            ended = "they ended by themselves"
+        lines = max(whole(counts.get(name)) for name in names)  # one failure may be in several kinds
+        return {"first": begin, "last": end, "lines": lines, "ended": ended}
+
     # D, the database
 
     @property
@@ -328,44 +557,73 @@ class Facts:
         ]
         if self.held is None:
             return found
-        ours = {
-            text(row.get("local"))
-            for sample in rows(mapping(self.sockets).get("samples"))
-            for row in rows(sample.get("sockets"))
-        }
-        joined = [s for s in found if self._client(s) in ours]
-        return joined if joined or not ours else found
+        joined = self._joined(found)
+        return joined if joined or not self._locals else found
+
+    @property
+    def _locals(self) -> set[str]:
+        """address:port on this side of every socket to the database that the app had in this run."""
+        samples = rows(mapping(self.sockets).get("samples"))
+        return {text(row.get("local")) for one in samples for row in rows(one.get("sockets"))}
+
+    def _joined(self, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the sessions whose client is one of the app's sockets."""
+        ours = self._locals
+        return [s for s in sessions if self.client(s) in ours]
 
     @staticmethod
-    def _client(session: dict[str, Any]) -> str:
+    def client(session: dict[str, Any]) -> str:
         """address:port of a session's client, as the kernel of the app's host writes it."""
         address, port = text(session.get("client_address")), whole(session.get("client_port"))
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     @property
+    def resting(self) -> list[dict[str, Any]]:
+        """The app's sessions that run no statement, those that listen for notifications left out."""
+        return [
+            s
+            for s in self.backends or []
+            if text(s.get("state")).startswith("idle")
+            and not text(s.get("query")).lstrip().upper().startswith("LISTEN")
+        ]
+
+    @property
     def app_role(self) -> tuple[str, str]:
-        """(role, database) of the app."""
+        """(role, database) of the app: as its settings say, else as its sessions on the server; empty if unknown."""
         source = mapping((self.config or {}).get("database"))
         if source:
             return text(source.get("user")), text(source.get("name"))
-        return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
+        if text((self.new or {}).get("user")) not in ("", OWN_NAME):
+            return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
+        ours = self._joined(rows(mapping(self.activity).get("sessions")))  # the settings are not known
+        return (text(ours[0].get("role")), text(ours[0].get("database"))) if ours else ("", "")
 
     @property
     def maximum(self) -> Optional[int]:
-        """The pool's maximum for all processes that have one: as the pool says, else as the settings say.
+        """The pool's maximum for all processes that have one: as the pool says, else as settings or source say.
 
         A process without a connection (a parent of workers) is not counted, unless none has any.
         """
         told = self.pool_count("maximum")
         if told:
             return told
-        settings = mapping((self.config or {}).get("settings"))
-        for name in ("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_SIZE", "POSTGRES_POOL_SIZE"):
-            value = text(mapping(settings.get(name)).get("value"))
-            if value.isdecimal() and len(value) < 7:
-                with_sockets = {whole(row.get("pid")) for row in self.held or []}
-                return int(value) * (len(with_sockets) or max(1, len(self.processes or [])))
-        return None
+        of_one = self._maximum_of_one
+        if of_one is None:
+            return None
+        with_sockets = {whole(row.get("pid")) for row in self.held or []}
+        return of_one * (len(with_sockets) or max(1, len(self.processes or [])))
+
+    @property
+    def _maximum_of_one(self) -> Optional[int]:
+        """The pool's maximum in one process, as the settings say, else as the one pool in the source does."""
+        settings = mapping((self.config or {}).get("settings")) or mapping((self.config or {}).get("live"))
+        found = {name: text(mapping(told).get("value")) for name, told in settings.items()}
+        size = next((found[name] for name in POOL_SIZES if found.get(name)), "")
+        more = next((found[name] for name in POOL_OVERFLOWS if found.get(name)), "0")
+        if all(value.isdecimal() and len(value) < 7 for value in (size, more)):
+            return int(size) + int(more)
+        pools = rows((self.source or {}).get("pools"))
+        return (whole(pools[0].get("maximum")) or None) if len(pools) == 1 else None
 
     def server_age(self, moment: Any) -> Optional[float]:
         """Seconds between a time that the server told and its own now."""
@@ -382,6 +640,17 @@ class Facts:
         """When the server started."""
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
+
+    def server_setting(self, name: str) -> Optional[str]:
+        """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
+        server is older than the setting; None where it is not known."""
+        if self.server is None:
+            return None
+        for row in rows(self.server.get("settings")):
+            if row.get("name") == name:
+                return text(row.get("setting"))
+        hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
+        return None if hidden else "0"
 
     @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:

@@ -13,14 +13,17 @@ from .conditions import Answer, count, longest_queue, statuses
 from .facts import Facts, text, whole
 
 UNKNOWN = "unknown"
+# Steps 5 and 6 change a running process, so a diagnosis does them only when asked to.
+OBSERVE = "ansible-playbook playbooks/observe.yml"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One cause with the answers to its conditions, in order."""
+    """One cause with the answers to its conditions, in order, and to whether it gives way to one below."""
 
     cause: Cause
     answers: tuple[Answer, ...]
+    gives_way: Optional[Answer] = None
 
     @property
     def value(self) -> Optional[bool]:
@@ -64,27 +67,44 @@ def judge(host: Any, database: Any = None) -> Verdict:
     Any value is accepted: what does not have the shape of the schemas counts as unread.
     """
     facts = Facts(host, database)
-    judged = [Judged(cause, tuple(condition(facts) for condition in cause.conditions)) for cause in CAUSES]
+    judged = [
+        Judged(
+            cause,
+            tuple(condition(facts) for condition in cause.conditions),
+            cause.gives_way(facts) if cause.gives_way else None,
+        )
+        for cause in CAUSES
+    ]
     # What cannot end a login is not the cause of one that fails.
     holding = [
-        one for one in judged if one.value is True and (one.cause.ends_logins or not facts.login_fails)
+        one
+        for one in judged
+        if one.value is True
+        and not (one.gives_way and one.gives_way.value)
+        and (one.cause.ends_logins or not facts.login_fails)
     ]
     found = holding[0] if holding else None
-    open_above = [one for one in (judged[: judged.index(found)] if found else judged) if one.value is None]
-    if found and not found.cause.ends_logins and any(one.cause.ends_logins for one in open_above):
+    unsettled = [one for one in (judged[: judged.index(found)] if found else judged) if one.value is None]
+    # A blemish that could not be looked for is told, and leaves no doubt about why logins fail or work.
+    open_above = [one for one in unsettled if one.cause.ends_logins]
+    if found and not found.cause.ends_logins and open_above:
         found = None  # never green, nor content with a blemish, while a cause that ends logins is undecided
-        open_above = [one for one in judged if one.value is None]
     if not found:
-        return _unknown(facts, judged, open_above)
+        return _unknown(facts, judged)
+    if found.gives_way and found.gives_way.value is None:
+        unsettled, open_above = [*unsettled, found], [*open_above, found]
     cause = found.cause
-    helps = cause.restart(facts)
+    helps, why_action = cause.restart(facts), ""
+    if helps and facts.login_fails is False:
+        helps, why_action = False, "the login works"  # nobody is locked out now
+    why_action = why_action or why_of(cause, helps)
     return Verdict(
         cause=cause.id,
         title=_title(cause, facts),
         confidence="likely" if open_above else "decided",
         restart_helps=helps,
         action=cause.action if helps else "open" if helps is None else "none",
-        why_action=why_of(cause, helps),
+        why_action=why_action,
         contributing=[
             one.cause.id
             for one in judged
@@ -92,15 +112,21 @@ def judge(host: Any, database: Any = None) -> Verdict:
         ],
         why=list(dict.fromkeys(answer for answer in found.answers)),
         why_not=_why_not(judged, cause),
-        unread=_unread(open_above),
+        unread=_unread(unsettled),
         next=cause.next(facts),
         holds_seconds=_holds(cause, facts) if helps else None,
     )
 
 
-def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Verdict:
+def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
     """Nothing is proven. The action may be decided all the same, if all causes that fit agree on it."""
-    fits = [one for one in still_open if one.cause.id != "healthy"]
+    still_open = [one for one in judged if one.value is None]
+    # Nor does what cannot end a login fit one that fails.
+    fits = [
+        one
+        for one in still_open
+        if one.cause.id != "healthy" and (one.cause.ends_logins or not facts.login_fails)
+    ]
     helps = {one.cause.restart(facts) for one in fits}
     actions = {one.cause.action for one in fits}
     agreed = helps.pop() if len(helps) == 1 else None
@@ -132,7 +158,9 @@ def _unknown(facts: Facts, judged: list[Judged], still_open: list[Judged]) -> Ve
         unread=_unread(still_open),
         next=[
             _set_right(facts)
-            or "give this run the rights or names that the unread views need, and run it again"
+            or "give this run the rights or names that the unread views need, and run it again",
+            f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
+            " does so within this run",
         ],
     )
 
@@ -158,7 +186,7 @@ def _unread(judged: list[Judged]) -> list[Answer]:
     """What was not read, each once, with the causes that it would decide."""
     wanted: dict[Answer, list[str]] = {}
     for one in judged:
-        for answer in one.answers:
+        for answer in (*one.answers, *([one.gives_way] if one.gives_way and one.value else [])):
             if answer.value is None:
                 wanted.setdefault(answer, []).append(one.cause.id)
     return [
@@ -179,9 +207,17 @@ def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "lock_contention":
         return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":
-        return f"{count(facts.words_with('57P01'), 'session')} of the app ended by an administrator"
+        ended = facts.words_with("57P01") or facts.hidden_words
+        return f"{count(ended, 'session')} of the app ended by an administrator"
     if cause.id == "healthy":
-        return f"login answers {statuses(facts)}"
+        told = facts.trouble
+        broken = (
+            f"; {count(told['lines'], 'error')} in its log from {told['first'][11:19]} to"
+            f" {told['last'][11:19]} UTC: {told['ended']}"
+            if told
+            else ""
+        )
+        return f"login answers {statuses(facts)}{broken}"
     return cause.title
 
 

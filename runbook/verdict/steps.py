@@ -6,27 +6,24 @@ diagnosis) or unknown (not read).
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from .conditions import count, monitor_is_silent, pool_is_exhausted, slots_without_connection
-from .facts import Facts, number, text, whole
-from .judge import Verdict
+from .facts import Facts, mapping, number, text, whole
+from .judge import OBSERVE, Verdict
 
 Found = tuple[str, str]
 
-# Steps 5 and 6 change a running process, so they are no part of a diagnosis; this command is for them.
-OBSERVE = "ansible-playbook playbooks/observe.yml"
 
-
-def steps(facts: Facts, verdict: Verdict) -> list[dict[str, Any]]:
-    """All six as the report has them."""
+def steps(facts: Facts, verdict: Verdict, observed: Optional[dict[str, Any]] = None) -> list[dict[str, Any]]:
+    """All six as the report has them. ``observed``: the observation of the host, where there was one."""
     table: list[tuple[str, str, Callable[[Facts, Verdict], Found]]] = [
         ("is the monitor running", "monitor", monitor),
         ("pool status of the running process", "pool", pool),
         ("PostgreSQL's side", "activity", postgresql),
         ("connection leaks in the source", "source", leaks),
-        ("monitoring frequency", "", frequency),
-        ("debug logging", "", debug_log),
+        ("monitoring frequency", "", lambda _, verdict: frequency(verdict, observed)),
+        ("debug logging", "", lambda _, verdict: debug_log(verdict, observed)),
     ]
     result = []
     for index, (name, view, step) in enumerate(table, 1):
@@ -60,7 +57,10 @@ def pool(facts: Facts, _: Verdict) -> Found:
         counts = (
             f"{used} of {most} used, {facts.pool_count('idle')} idle, {facts.pool_count('waiting')} waiting"
         )
-        return ("fail" if exhausted.value else "warn" if most and used > 0.8 * most else "ok"), counts
+        killed = ", ".join(facts.left_behind)
+        doubt = killed or (most and used > 0.8 * most)
+        words = f"{counts}; killed or crashed: the process that left {killed} behind" if killed else counts
+        return ("fail" if exhausted.value else "warn" if doubt else "ok"), words
     if exhausted.value is None:
         return "unknown", f"{facts.reason('pool')}; {exhausted.text}"
     if exhausted.value:
@@ -120,17 +120,31 @@ def leaks(facts: Facts, _: Verdict) -> Found:
     return "warn", f"{count(len(findings), 'finding')} in {files}{partly}: {named}"
 
 
-def _later(verdict: Verdict, what: str) -> Found:
-    if verdict.confidence == "decided":
-        return "skipped", "not needed, the cause is decided"
-    return "skipped", what
+def frequency(verdict: Verdict, observed: Optional[dict[str, Any]]) -> Found:
+    """Step 5."""
+    return _observed(verdict, observed, "monitor_interval", ("pool_status", "high_usage", "monitor_error"))
 
 
-def frequency(_: Facts, verdict: Verdict) -> Found:
-    """Step 5. Not in a diagnosis: it changes the running process."""
-    return _later(verdict, f"would show more: {OBSERVE}")
+def debug_log(verdict: Verdict, observed: Optional[dict[str, Any]]) -> Found:
+    """Step 6."""
+    return _observed(verdict, observed, "log_level", ("acquired", "returned", "pool_exhausted"))
 
 
-def debug_log(_: Facts, verdict: Verdict) -> Found:
-    """Step 6. As step 5."""
-    return _later(verdict, f"would show more: {OBSERVE}")
+def _observed(
+    verdict: Verdict, observed: Optional[dict[str, Any]], switch: str, lines: tuple[str, ...]
+) -> Found:
+    """What was switched in the running processes, which lines came of it, and that it is as it was."""
+    if not observed:
+        decided = verdict.confidence == "decided"
+        return "skipped", "not needed, the cause is decided" if decided else f"would show more: {OBSERVE}"
+    if observed["outcome"] == "failed":
+        return "fail", "; ".join(observed["wrong"])
+    if observed["outcome"] == "partly":
+        return "skipped", "no process has a status socket that could be asked"
+    counts = mapping(mapping(observed["log"]).get("counts"))
+    told = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in lines if counts.get(name))
+    pids = ", ".join(str(row["pid"]) for row in observed["processes"] if row["reverted"])
+    came = f"{told} in the log" if told else "no line of it in the log" if observed["log"] else "log unread"
+    value = observed["wanted"][switch]
+    set_to = value if isinstance(value, str) else f"every {value:g} s"
+    return "ok", f"{set_to} in pid {pids} for {observed['seconds']:.0f} s, back by itself: {came}"

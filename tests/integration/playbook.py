@@ -1,4 +1,4 @@
-"""`ansible-playbook diagnose.yml` as a person types it from the root of a clone, and what it left behind."""
+"""`ansible-playbook diagnose.yml` (or another playbook) as a person types it from the root of a clone, and what it left behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ class Diagnosis:
     """
 
     def __init__(
-        self, inventory: Path | None, place: Path, *arguments: str, environment: Variables | None = None
+        self,
+        inventory: Path | None,
+        place: Path,
+        *arguments: str,
+        environment: Variables | None = None,
+        playbook: str | Path = "diagnose.yml",
     ) -> None:
         self.reports = place / "reports"
         self.state = place / "state"
@@ -45,7 +50,7 @@ class Diagnosis:
         self.lines: list[tuple[float, str]] = []
         self.status: int | None = None
         own = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        command = [str(COMMAND), *(["-i", str(inventory)] if inventory else []), "diagnose.yml"]
+        command = [str(COMMAND), *(["-i", str(inventory)] if inventory else []), str(playbook)]
         # As JSON: after `-e NAME=VALUE` a blank in a path would end the value.
         places = {"diagnose_reports": str(self.reports), "diagnose_state_directory": str(self.state)}
         command += ["-e", json.dumps(places)]
@@ -130,10 +135,14 @@ class Diagnosis:
 
 
 def diagnose(
-    inventory: Path | None, place: Path, *arguments: str, environment: Variables | None = None
+    inventory: Path | None,
+    place: Path,
+    *arguments: str,
+    environment: Variables | None = None,
+    playbook: str | Path = "diagnose.yml",
 ) -> Diagnosis:
     """A run, from its start to its end."""
-    return Diagnosis(inventory, place, *arguments, environment=environment).wait()
+    return Diagnosis(inventory, place, *arguments, environment=environment, playbook=playbook).wait()
 
 
 def audit_lines(path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from runbook.common import documents
 from runbook.evidence.collect import TRIP_SECONDS, read, read_host
 from tests.lab.account import account, fresh_directory
 from tests.lab.lab import Lab
+from tests.unit.incidents import status_document
 
 Views = dict[str, dict[str, Any]]
 VIEWS = {
@@ -72,7 +73,7 @@ def trip(lab: Lab, **changes: Any) -> Views:
     for name, view in views.items():
         assert (view["state"] == "ok") == (view["reason"] == ""), name
         # P that was read and is not there is no error: the empty list says so.
-        absent = name == "pool" and view["data"] == {"processes": []}
+        absent = name == "pool" and view["data"] and not view["data"]["processes"]
         assert (view["state"] == "ok") == (view["data"] is not None and not absent), name
     assert lab.password not in json.dumps(document)
     assert lab.server.passwords["odras_app"] not in json.dumps(document)
@@ -373,6 +374,21 @@ def test_a_status_socket_that_does_not_tell(
         assert not any(row["status"] for row in rows)
         assert views["monitor"]["data"] is None or views["monitor"]["data"]["alive"] is None
     json.loads(json.dumps(pool), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_status_socket_of_a_dead_process(lab: Lab, status_socket: Callable[[bytes | None], str]) -> None:
+    """It is named as such, and hides nothing of the living."""
+    place = Path(status_socket(json.dumps(status_document(1, [], [])).encode() + b"\n"))
+    dead = place / "pool-4194305.sock"  # no kernel gives such a pid
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(dead))
+    (place / "pool-notes.sock").touch()
+    pool = trip(lab, status_directories=[str(place)])["pool"]
+    assert [(row["pid"], row["error"]) for row in pool["data"]["processes"]] == [(lab.app_pids()[0], None)]
+    assert (pool["state"], pool["data"]["left_behind"]) == ("ok", [str(dead)])
+    (place / f"pool-{lab.app_pids()[0]}.sock").unlink()
+    alone = trip(lab, status_directories=[str(place)])["pool"]
+    assert alone["reason"] == f"the app has no status socket; {dead}: a process that is gone left it behind"
 
 
 def test_a_stale_pid_file_makes_no_stranger_a_part_of_the_app(lab: Lab, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import yaml
 
 from tests.integration.playbook import Diagnosis, Variables, diagnose, inventory, untouched
 from tests.lab.account import account
-from tests.lab.lab import Lab
+from tests.lab.lab import ROOT, Lab
 
 # Answers nobody, at once.
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "/nonexistent"}
@@ -120,6 +122,134 @@ def test_reports_that_cannot_be_written(tmp_path: Path) -> None:
     words = refused(run)
     assert f"diagnose_reports: {file}" in words
     assert "reading login" not in words
+
+
+# -- provisioning: refused before a host is touched ---------------------------------------------------------
+
+# What every host of `site.yml` must be told.
+PROVISION = {
+    "postgres_host": "127.0.0.1",
+    "postgres_app_networks": ["127.0.0.0/8"],
+    **{f"postgres_{whose}password": "canary-4711" for whose in ("", "owner_", "diagnosis_")},
+}
+
+
+def provision(tmp_path: Path, *arguments: str, **variables: Any) -> Diagnosis:
+    """`site.yml` with these variables, None for one that is not set, on hosts that answer nobody."""
+    given = {name: value for name, value in {**PROVISION, **variables}.items() if value is not None}
+    file = hosts(
+        tmp_path / "hosts.yml", app={"web-1": {**LOCAL, **given}}, postgres={"db-1": {**LOCAL, **given}}
+    )
+    return diagnose(file, tmp_path, *arguments, playbook="playbooks/site.yml")
+
+
+def refused_at_once(run: Diagnosis) -> str:
+    """The words of a run that reached no host."""
+    words = refused(run)
+    assert "PLAY [Reach every host]" not in run.output, run.output
+    assert "canary-4711" not in words
+    return words
+
+
+def test_what_is_given_would_do(tmp_path: Path) -> None:
+    """Else each refusal below might be for another reason."""
+    assert "PLAY [Reach every host]" in provision(tmp_path).output
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, "not set"), ("", "empty")])
+def test_missing_secrets_are_all_named(tmp_path: Path, value: str | None, said: str) -> None:
+    names = [name for name in PROVISION if name.endswith("password")]
+    words = refused_at_once(provision(tmp_path, **dict.fromkeys(names, value)))
+    for host, name in [(host, name) for host in ("web-1", "db-1") for name in names]:
+        wanted = host == "db-1" or "diagnosis" not in name  # the app's host need not know that one
+        assert (f"{host}: {name} is {said}: set it in the inventory, best from a vault" in words) == wanted
+
+
+def test_networks_that_let_nobody_in(tmp_path: Path) -> None:
+    assert "db-1: postgres_app_networks is empty" in refused_at_once(
+        provision(tmp_path, postgres_app_networks=[])
+    )
+
+
+def role(
+    tmp_path: Path, name: str, entry: str = "main", collections: Path | None = None, **variables: Any
+) -> Diagnosis:
+    """A role of the collection in somebody's own play, on this machine and in check mode: nothing is touched."""
+    play = {"hosts": "web-1", "gather_facts": False, "vars": {**PROVISION, **variables}}
+    play["tasks"] = [{"ansible.builtin.import_role": {"name": f"pool.runbook.{name}", "tasks_from": entry}}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    file = hosts(tmp_path / "hosts.yml", app={"web-1": here})
+    environment = {"ANSIBLE_COLLECTIONS_PATH": str(collections)} if collections else None
+    return diagnose(file, tmp_path, "--check", playbook=tmp_path / "play.yml", environment=environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "variables", "said"),
+    [
+        (
+            "postgres",
+            "main",
+            {"postgres_diagnosis_password": ""},
+            "postgres_diagnosis_password is empty: set it",
+        ),
+        ("postgres", "client", {"postgres_password": ""}, "postgres_password is empty: set it"),
+        ("app", "main", {"postgres_owner_password": ""}, "postgres_owner_password is empty: set it"),
+        (
+            "app",
+            "main",
+            {"app_login_username": "das_service", "app_login_password": "short"},
+            "app_login_password has 5 characters: app_login_username is das_service, so 8 to 1024 are wanted",
+        ),
+        ("app", "main", {"app_source": "/no/such/place"}, "app_source is /no/such/place: the absolute path"),
+    ],
+)
+def test_a_role_refuses_by_itself(
+    tmp_path: Path, name: str, entry: str, variables: Variables, said: str
+) -> None:
+    run = role(tmp_path, name, entry, **variables)
+    assert said in refused(run)
+    assert "inventory" in run.words or "controller" in run.words
+    assert not re.search(r"changed=[1-9]", run.output)
+
+
+def test_a_role_names_the_secret_that_nobody_defined(tmp_path: Path) -> None:
+    file = hosts(tmp_path / "hosts.yml", app={"web-1": {"ansible_connection": "local"}})
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([{"hosts": "web-1", "gather_facts": False, "roles": ["pool.runbook.postgres"]}])
+    )
+    words = refused(diagnose(file, tmp_path, "--check", playbook=tmp_path / "play.yml"))
+    for name in ("postgres_password", "postgres_owner_password", "postgres_diagnosis_password"):
+        assert name in words
+
+
+def test_a_wheel_that_does_not_build(tmp_path: Path) -> None:
+    copy = tmp_path / "collections" / "ansible_collections" / "pool" / "runbook"
+    for name in ("roles", "plugins", "runbook"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True)
+    shutil.copy(ROOT / "galaxy.yml", copy)
+    (copy / "pyproject.toml").write_text("[project]\nname = ")
+    words = refused(role(tmp_path, "app", collections=tmp_path / "collections"))
+    assert f"{copy} does not build on the controller, see its pyproject.toml; pip says: " in words
+    assert "pyproject.toml" in words.partition("pip says: ")[2]
+    assert "Install Python" not in words, "the host was touched all the same"
+
+
+def test_one_host_of_a_provisioning_unreachable(tmp_path: Path, unreachable: Variables) -> None:
+    """The one that is reached is not touched."""
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    file = hosts(
+        tmp_path / "hosts.yml",
+        app={"web-1": {**PROVISION, **here}, "web-2": {**PROVISION, **unreachable}},
+        postgres={"db-1": {**PROVISION, **here}},
+    )
+    run = diagnose(file, tmp_path, "--check", playbook="playbooks/site.yml")
+    words = refused(run)
+    assert re.search(r"web-2.*?UNREACHABLE.*?Connection refused", words)
+    assert re.search(r"^web-2 .*unreachable=1", run.output, re.MULTILINE)
+    for host in ("web-1", "db-1"):
+        assert re.search(rf"^{host} .*ok=1 +changed=0 ", run.output, re.MULTILINE)
+    assert "PLAY [Provision PostgreSQL]" not in run.output, "hosts were touched all the same"
 
 
 # -- nobody of group app is part of the run ----------------------------------------------------------------
@@ -286,6 +416,27 @@ def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
     assert report["login_after"]["ok"] is True
     assert f"{file}: Permission denied" in run.words
     assert any(str(file) in entry["text"] for entry in report["unread"])
+
+
+def test_a_log_that_is_not_there(lab: Lab, tmp_path: Path) -> None:
+    """It is named with where it was set; a working login is not green without it, a failing one not judged."""
+    missing, runs = str(tmp_path / "app.log"), {}
+    file = inventory(lab, tmp_path / "hosts.yml", {"web-1": {"diagnose_log": missing}})
+    for state in ("well", "ill"):
+        if state == "ill":
+            lab.break_("slot_leak")
+        (tmp_path / state).mkdir()
+        with untouched(lab):
+            runs[state] = diagnose(file, tmp_path / state)
+        report = runs[state].report()
+        assert (report["cause"], report["confidence"]) == ("unknown", "unknown")
+        told = {entry["text"] for entry in report["unread"] if entry["view"] == "log"}
+        assert f"diagnose_log: {missing}: No such file or directory" in told
+    assert runs["well"].report()["login_after"]["ok"] is True
+    assert (runs["well"].report()["outcome"], runs["ill"].report()["outcome"]) == ("unknown", "not_restored")
+    for run in runs.values():
+        assert run.status not in (0, None), run.output
+        assert f"diagnose_log: {missing}" in run.words
 
 
 def readable_python() -> str:

@@ -23,9 +23,9 @@ import pytest
 
 from tests.integration.playbook import Diagnosis, diagnose, inventory, script
 from tests.integration.pool.house import until
+from tests.lab.apps.guide.backend.services.auth import hash_password
 from tests.lab.database import DATABASE, USERNAME
 from tests.lab.lab import Lab
-from tests.lab.sick_app.backend.services.auth import hash_password
 
 # name → the secret. Quotes, blanks and characters that are encoded in URLs are there to trip up whoever masks.
 SETTINGS = "CanaryOfTheSettings p@ss/w%rd\"1'\\x"

@@ -48,7 +48,9 @@ def collect(
     """The views as `role` gets them for the app `odras_app`; they fit the schema and came in time."""
     began = time.monotonic()
     target = {"host": server.host, "port": server.port, "name": "odras", "user": role, "sslmode": "prefer"}
-    views = step3_postgresql.collect(target, server.passwords[role], seconds, "odras_app", database)
+    views = step3_postgresql.collect(
+        target, server.passwords[role], seconds, app_user="odras_app", app_database=database
+    )
     assert time.monotonic() - began < seconds + 1.5
     check(views)
     return views

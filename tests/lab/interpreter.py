@@ -16,17 +16,19 @@ from pathlib import Path
 
 from tests.lab.account import Account
 
-PACKAGES = ("fastapi", "uvicorn", "psycopg2-binary")
-PROBE = "import fastapi, uvicorn, psycopg2"
+PROBE = "import fastapi, uvicorn"
 NOT_NEEDED = ("site-packages", "test", "config-*", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo")
 
 
-def interpreter(account: Account, target: Path) -> Path:
-    """The running Python where the account can use it, else a copy of it in `target` (made if needed)."""
+def interpreter(account: Account, target: Path, packages: tuple[str, ...]) -> Path:
+    """The running Python where the account can use it, else a copy of it in `target` (made if needed).
+
+    packages: distributions that the app imports; they and what they need are in the copy.
+    """
     here = Path(sys.executable)
     if _works(here, account):
         return here
-    copy = _copy(target)
+    copy = _copy(target, packages)
     account.own(target)
     if not _works(copy, account):
         raise RuntimeError(
@@ -52,7 +54,7 @@ def _works(python: Path, account: Account) -> bool:
     return probe.returncode == 0
 
 
-def _copy(target: Path) -> Path:
+def _copy(target: Path, packages: tuple[str, ...]) -> Path:
     """bin, lib and the packages, laid out so that Python finds its prefix from its own place."""
     name = f"python{sysconfig.get_python_version()}"
     library = target / "lib"
@@ -67,7 +69,7 @@ def _copy(target: Path) -> Path:
     if sysconfig.get_config_var("Py_ENABLE_SHARED"):
         shared = sysconfig.get_config_var("INSTSONAME")
         shutil.copy2(Path(sysconfig.get_config_var("LIBDIR")) / shared, library / shared)
-    for package in _closure(PACKAGES):
+    for package in _closure(packages):
         for file in distribution(package).files or ():
             if ".." not in file.parts and (source := Path(str(file.locate()))).is_file():
                 place = library / name / "site-packages" / file

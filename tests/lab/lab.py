@@ -3,7 +3,7 @@
     scripts/lab up             start both; writes .lab/inventory.yml for ansible-playbook -i
     scripts/lab status         what runs (does not log in: that would change a broken pool)
     scripts/lab break FAULT    break it for real; without FAULT: the list
-    scripts/lab heal           start what is down, restart the application, prove a login
+    scripts/lab heal           everything as it was after `up`, with an empty log; proves a login
     scripts/lab down           stop everything and remove every trace; may be repeated
 
 No root is needed. Started by root, server and application run as `nobody`.
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,15 +31,34 @@ import psycopg2
 import yaml
 
 from tests.lab.account import account, fresh_directory
-from tests.lab.database import DATABASE, USERNAME, prepare
+from tests.lab.database import DATABASE, USERNAME, prepare, prepare_reference, prepare_roles
 from tests.lab.faults import FAULTS, LabError, wait_until
 from tests.lab.interpreter import interpreter
 from tests.lab.postgres import Postgres, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-SICK_APP = Path(__file__).resolve().parent / "sick_app"
+APPS = Path(__file__).resolve().parent / "apps"
+OTHERS = APPS.with_name("others")
+# What each of the apps imports; the guide's own is the one that everything else starts from, the others never
+# heard of this project.
+PACKAGES = {
+    "guide": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "reference": ("fastapi", "uvicorn", "psycopg2-binary", "argon2-cffi"),
+    "psycopg2": ("fastapi", "uvicorn", "psycopg2-binary"),
+    "sqlalchemy": ("fastapi", "uvicorn", "psycopg2-binary", "sqlalchemy", "gunicorn"),
+    "psycopg": ("fastapi", "uvicorn", "psycopg", "psycopg-binary", "psycopg-pool"),
+}
+# The most connections that all processes of an app may have.
+POOL_MAXIMUM = {"guide": 20, "reference": 20, "psycopg2": 10, "sqlalchemy": 30, "psycopg": 8}
+# Set where the lab has a network of its own, see tests/incidents.py.
+ALONE = "LAB_HAS_A_NETWORK_OF_ITS_OWN"
 START_SECONDS = 45
 LOGIN_SECONDS = 10
+
+
+def alone() -> bool:
+    """Whether packets may be dropped here: nobody else uses this network."""
+    return ALONE in os.environ
 
 
 class Lab:
@@ -49,10 +69,14 @@ class Lab:
     `inventory` (the file to give to Ansible). Names, paths and ports do not depend on what is broken later.
     """
 
-    pool_maximum = 20
+    def __init__(self, home: Path, app: str = "guide", **settings: object) -> None:
+        """`app`: a directory of tests/lab/apps, for `up`; a lab that is up knows its own.
 
-    def __init__(self, home: Path) -> None:
+        settings: further lines of app.env, over those that are always there; for `up` too.
+        """
         self.home = home.absolute()
+        self.kind = app
+        self._settings = settings
         self.inventory = self.home / "inventory.yml"
         self._state = self.home / "state.json"
         if self.exists():
@@ -68,13 +92,22 @@ class Lab:
         """Start everything and wait until a login answers 200. On failure nothing is left behind."""
         if self.exists():
             raise LabError(f"a lab is up already in {self.directory}: `scripts/lab down` ends it")
+        if self.kind not in PACKAGES:
+            raise LabError(f"no app {self.kind!r}; there are: {', '.join(PACKAGES)}")
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Kept from the first moment, so that `down` finds it whatever happens from here on.
-        self._save(directory=str(fresh_directory("odras-")), app_port=free_port())
+        self._save(
+            directory=str(fresh_directory("odras-")),
+            app_port=free_port(),
+            partner_port=free_port(),
+            cache_port=free_port(),
+            kind=self.kind,
+        )
         try:
             self.server.start()
-            self._save(password=prepare(self.server))
+            self._save(password=self._prepare())
             self._install()
+            self._keep()
             self.odras("start")
             self._await_login()
             self._write(self.inventory, yaml.safe_dump(self._hosts(), sort_keys=False))
@@ -92,6 +125,7 @@ class Lab:
         """Stop and remove everything, however much of it still lives."""
         if not self.exists():
             return "nothing is up"
+        self.end_others()
         for pid in self.app_pids():
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.app_pids(), "the application is gone")
@@ -117,24 +151,48 @@ class Lab:
         )
 
     def break_(self, name: str) -> str:
-        """Make one fault of `FAULTS`; what was done and seen."""
+        """Make one fault of `FAULTS`; what was done and seen. Another may have been made before it."""
         self._require_up()
         if name not in FAULTS:
             raise LabError(f"no fault {name!r}; there are: {', '.join(FAULTS)}")
         if not (self.server.running() and self.app_pids()):
             raise LabError("it is broken already, something is not running: `scripts/lab heal` first")
+        apps = FAULTS[name].apps
+        if apps and self.kind not in apps:
+            raise LabError(f"{name} is made in {', '.join(apps)} only, and this is {self.kind}")
         return FAULTS[name].make(self)
 
     def heal(self) -> str:
-        """Start the server if it is down, restart the application, wait for a login."""
+        """Undo every fault alike: everything as it was after `up`; wait for a login."""
         self._require_up()
-        if not self.server.running():
-            self.server.start()
-        self.odras("restart")
+        self.end_others()
+        if alone():
+            subprocess.run(["nft", "flush", "ruleset"], check=True, timeout=10)
+        for place in (self.app, self.server.directory):
+            for pid in account().processes_in(place):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        self.odras("stop")
+        self.log.write_bytes(b"")
+        self._lay()
+        for kept, place in self._kept():
+            shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
+        self.server.heal()
+        prepare_roles(self.server)
+        self.odras("start")
         self._await_login()
-        return f"PostgreSQL runs, the application was restarted, {self.login_url} answers 200"
+        return f"everything is as it was at first, and {self.login_url} answers 200"
 
     # -- what faults and tests need --------------------------------------------------------------------
+
+    @property
+    def most_sessions(self) -> int:
+        """The most sessions that the processes of the application may have together."""
+        return self.pool_maximum * (2 if self.kind == "reference" else 1)  # it runs two workers
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """One statement in the application's database, as the owner of its tables."""
+        return self.server.sql(statement, database=DATABASE, user="odras_owner")
 
     def login(self, username: str | None = None, password: str | None = None) -> int | None:
         """HTTP status of one login, by default a good one; None without any answer within 10 s."""
@@ -142,16 +200,11 @@ class Lab:
         request = urllib.request.Request(
             self.login_url, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        try:
-            # An opener of our own: proxies of the environment are not for 127.0.0.1.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=LOGIN_SECONDS) as answer:
-                return answer.status
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-        except OSError:
-            return None
+        return self._ask(request, LOGIN_SECONDS)
+
+    def get(self, path: str, seconds: float = LOGIN_SECONDS) -> int | None:
+        """HTTP status of one GET of the app's own pages, e.g. `/api/projects`; None without an answer."""
+        return self._ask(urllib.request.Request(self.url + path), seconds)
 
     def logins(self, count: int) -> list[int | None]:
         """The statuses of `count` logins at the same time."""
@@ -165,20 +218,109 @@ class Lab:
     def end_sessions(self) -> int:
         """End them all, as an administrator does, and wait until they are gone; how many there were."""
         ended = self.server.sql(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'odras_app'"
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'odras_app'"
         )
-        if not all(done for (done,) in ended):
-            raise LabError("a session of the application did not end within 5 s")
+        left = ([pid for pid, _ in ended],)
+        ask = "SELECT 1 FROM pg_stat_activity WHERE usename = 'odras_app' AND pid = ANY (%s)"
+        wait_until(lambda: not self.server.sql(ask, left), "these sessions ended", 20)
         return len(ended)
 
     def app_pids(self) -> list[int]:
-        """The application's processes: whatever runs `backend.main` in our own directory."""
+        """The application's processes: whatever runs `backend.main` in its directory."""
         found = []
         for pid in account().processes_in(self.app):
             with suppress(OSError):  # ended meanwhile
-                if b"\0backend.main\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"\0backend.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
+
+    def configure(self, **settings: object) -> None:
+        """Change lines of app.env (None: leave a line out), as a person does; the application is not told."""
+        lines = {**_pairs((self.app / "app.env").read_text()), **settings}
+        left = {name: value for name, value in lines.items() if value is not None}
+        (self.app / "app.env").write_text(_lines(left))
+
+    def fill(self, **values: object) -> None:
+        """The same by the names of the apps' templates (host, port, user, password, database, pool_maximum),
+        in whatever form an app has them."""
+        self.configure(**_pairs(self._filled(**values)))
+
+    def restart(self) -> None:
+        """Restart the application and wait for a login."""
+        self.odras("restart")
+        self._await_login()
+
+    def other(self, program: str, **told: object) -> subprocess.Popen[str]:
+        """Start a program of tests/lab/others, told `told`, and wait for its "ready".
+
+        It has nothing to do with the application, and lives until `heal` or `down` ends it.
+        """
+        started = self.started(self.python, "-c", (OTHERS / f"{program}.py").read_text())
+        assert started.stdin and started.stdout
+        started.stdin.write(json.dumps(told))
+        started.stdin.close()
+        said = []
+        for line in started.stdout:
+            said.append(line)
+            if line.startswith("ready"):
+                return started
+        raise LabError(f"{program}.py ended: {''.join(said)[-600:]}")
+
+    def started(self, *command: object) -> subprocess.Popen[str]:
+        """Start any program in the place of the others, which is where `heal` and `down` look for it."""
+        self.others.mkdir(exist_ok=True)
+        account().own(self.others)
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self.others,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **account().run_as(),
+        )
+
+    def users(self, count: int = 6, seconds: float = 30, pause: float = 0.2) -> None:
+        """People who log in all the time, from now on."""
+        self.other(
+            "users",
+            url=self.login_url,
+            username=self.username,
+            password=self.password,
+            count=count,
+            seconds=seconds,
+            pause=pause,
+        )
+
+    def strangers(
+        self,
+        *statements: str,
+        count: int = 1,
+        last: str = "",
+        user: str = "odras_owner",
+        name: str = "nightly-report",
+        **connect: object,
+    ) -> None:
+        """Sessions of another program that run the statements and stay; `last` is what they go on with."""
+        arguments = {**self.server.connection(user, DATABASE), "application_name": name, **connect}
+        self.other("sessions", connect=arguments, count=count, statements=statements, last=last)
+
+    def end_others(self) -> None:
+        """End what `other` started, and wait until it is gone."""
+        for pid in account().processes_in(self.others):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not account().processes_in(self.others), "the other programs are gone")
+        if (self.others / "db-2").exists():
+            Postgres(self.others / "db-2").remove()
+
+    @property
+    def python(self) -> str:
+        """The interpreter that the application runs with; it has psycopg2."""
+        lines = (self.app / "app.env").read_text().splitlines()
+        return next(line.partition("=")[2] for line in lines if line.startswith("ODRAS_PYTHON="))
 
     def odras(self, action: str) -> str:
         """Run `odras.sh ACTION`; its output. LabError if it fails."""
@@ -194,6 +336,19 @@ class Lab:
             raise LabError(f"odras.sh {action} ended with {result.returncode}: {result.stderr.strip()}")
         return result.stdout
 
+    def in_own_network(self, *command: str, told: str = "") -> None:
+        """Run a command that changes the network; LabError where that is not ours alone."""
+        if not alone():
+            raise LabError("this needs a network of its own: scripts/incidents makes one")
+        done = subprocess.run(command, input=told, text=True, capture_output=True, check=False, timeout=10)
+        if done.returncode:
+            raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    @staticmethod
+    def free_port() -> int:
+        """A port that nobody listens on."""
+        return free_port()
+
     @staticmethod
     def listens(port: int) -> bool:
         """Whether somebody accepts connections on 127.0.0.1:port."""
@@ -203,24 +358,78 @@ class Lab:
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _ask(request: urllib.request.Request, seconds: float) -> int | None:
+        try:
+            # An opener of our own: proxies of the environment are not for 127.0.0.1.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=seconds) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return None
+
+    def _prepare(self) -> str:
+        make = prepare_reference if self.kind == "reference" else prepare
+        return make(self.server, getattr(self, "password", ""))
+
+    def _kept(self) -> list[tuple[Path, Path]]:
+        """(copy, file) of what faults may write in."""
+        files = [self.app / "app.env", self.server.data / "pg_hba.conf"]
+        return [(self.directory / f"kept-{file.name}", file) for file in files]
+
+    def _keep(self) -> None:
+        for kept, file in self._kept():
+            kept.touch(mode=0o600)
+            shutil.copyfile(file, kept)
+
+    def _lay(self) -> None:
+        """The app's files. Whatever the app, its directory looks the same: what all of them share, then its own."""
+        ignore = shutil.ignore_patterns("__pycache__")
+        for source in (APPS / "shared", APPS / self.kind):
+            shutil.copytree(source, self.app, ignore=ignore, dirs_exist_ok=True)
+        if self.kind == "reference":
+            shutil.copytree(ROOT / "runbook", self.app / "runbook", ignore=ignore, dirs_exist_ok=True)
+
     def _install(self) -> None:
-        shutil.copytree(SICK_APP, self.app, ignore=shutil.ignore_patterns("__pycache__"))
-        python = interpreter(account(), self.directory / "runtime")
+        self._lay()
+        own: dict[str, object] = {}
+        if self.kind == "reference":
+            self.status_directory.mkdir()
+            own = {"APP_PORT": self.app_port, "POSTGRES_POOL_RUNTIME_DIRECTORY": self.status_directory}
+        python = interpreter(account(), self.directory / "runtime", (*PACKAGES[self.kind], "psycopg2-binary"))
         settings = {
             "ODRAS_PYTHON": python,
             "ODRAS_PORT": self.app_port,
-            "POSTGRES_HOST": self.server.host,
-            "POSTGRES_PORT": self.server.port,
-            "POSTGRES_DATABASE": DATABASE,
-            "POSTGRES_USER": "odras_app",
-            "POSTGRES_PASSWORD": self.server.passwords["odras_app"],
-            "POSTGRES_POOL_MIN_CONNECTIONS": 2,
-            "POSTGRES_POOL_MAX_CONNECTIONS": self.pool_maximum,
+            "ODRAS_PARTNER": f"127.0.0.1:{self.partner_port}",
+            **_pairs(self._filled()),
+            **own,
+            **self._settings,
         }
-        self._write(self.app / "app.env", "".join(f"{key}={value}\n" for key, value in settings.items()))
+        (self.app / "app.env").unlink()  # the new one is readable by its owner alone from the start
+        self._write(self.app / "app.env", _lines(settings))
         account().own(self.app)
 
+    def _filled(self, **settings: object) -> str:
+        """The app's own settings file with this lab's values, or others."""
+        values = {
+            "http_port": self.app_port,
+            "host": self.server.host,
+            "port": self.server.port,
+            "database": DATABASE,
+            "user": "odras_app",
+            "password": self.server.passwords["odras_app"],
+            "pool_maximum": self.pool_maximum,
+        }
+        return (APPS / self.kind / "app.env").read_text().format(**{**values, **settings})
+
     def _await_login(self) -> None:
+        # The shell has said the pid of the process before that has become the application.
+        with suppress(LabError):
+            wait_until(self.app_pids, "the application's process", 5)
+
         def answers() -> bool:
             if not self.app_pids():
                 end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
@@ -245,6 +454,7 @@ class Lab:
             "diagnose_log": str(self.log),
             "diagnose_environment_file": str(self.app / "app.env"),
             "diagnose_source": [str(self.app / "backend")],
+            "diagnose_status_directories": [str(self.status_directory)],
             # Its own, so that the cool-down of one lab does not hold in the next.
             "diagnose_state_directory": str(self.directory / "state"),
         }
@@ -276,20 +486,35 @@ class Lab:
     def _load(self) -> None:
         state = json.loads(self._state.read_text())
         self.directory = Path(state["directory"])
+        self.kind = state["kind"]
         self.app_port: int = state["app_port"]
+        self.partner_port: int = state["partner_port"]
+        self.cache_port: int = state["cache_port"]
+        self.pool_maximum = POOL_MAXIMUM[self.kind]
         self.password: str = state.get("password", "")
         self.username = USERNAME
         self.app = self.directory / "app"
         self.log = self.app / "odras_app.log"
         self.pid_file = self.app / "odras.pid"
-        self.login_url = f"http://127.0.0.1:{self.app_port}/api/auth/login"
+        self.status_directory = self.app / "run"
+        self.url = f"http://127.0.0.1:{self.app_port}"
+        self.login_url = f"{self.url}/api/auth/login"
         self.server = Postgres(self.directory / "postgresql")
+        self.others = self.directory / "others"
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
         """Write a file that holds a password: readable by its owner alone from the start."""
         path.touch(mode=0o600)
         path.write_text(text)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def _lines(settings: Mapping[str, object]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -299,12 +524,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("action", choices=["up", "down", "status", "break", "heal"])
     parser.add_argument("fault", nargs="?", help="for break: " + ", ".join(FAULTS))
+    parser.add_argument("--app", choices=sorted(PACKAGES), default="guide", help="for up: which app")
     parser.add_argument("--directory", type=Path, default=ROOT / ".lab", help="where its state is kept")
     given = parser.parse_args(arguments)
     if (given.action == "break") != (given.fault is not None):
         parser.error(f"break, and only break, takes a FAULT, one of: {', '.join(FAULTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `up` cleans up
-    lab = Lab(given.directory)
+    lab = Lab(given.directory, given.app)
     try:
         command = {"up": lab.up, "down": lab.down, "status": lab.status, "heal": lab.heal}
         print(lab.break_(given.fault) if given.fault else command[given.action]())

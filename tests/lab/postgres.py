@@ -25,6 +25,8 @@ import psycopg2
 
 from tests.lab.account import account
 
+# Also where a fault made everything read only.
+OPTIONS = "-c statement_timeout=30s -c default_transaction_read_only=off"
 START_SECONDS = 30
 STOP_SECONDS = 30
 POLL_SECONDS = 0.05
@@ -45,6 +47,24 @@ BASE_SETTINGS = {
     "max_wal_size": "128MB",
     "shared_buffers": "32MB",
 }
+
+
+# Every setting and limit of a role or database.
+_RESET_ALL = """
+DO $$ DECLARE one record; BEGIN
+    FOR one IN SELECT rolname, datname FROM pg_db_role_setting
+               LEFT JOIN pg_roles AS r ON r.oid = setrole LEFT JOIN pg_database AS d ON d.oid = setdatabase
+    LOOP
+        IF one.rolname IS NULL THEN EXECUTE format('ALTER DATABASE %I RESET ALL', one.datname);
+        ELSIF one.datname IS NULL THEN EXECUTE format('ALTER ROLE %I RESET ALL', one.rolname);
+        ELSE EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', one.rolname, one.datname);
+        END IF;
+    END LOOP;
+    FOR one IN SELECT rolname FROM pg_roles WHERE rolconnlimit >= 0
+    LOOP EXECUTE format('ALTER ROLE %I CONNECTION LIMIT -1', one.rolname); END LOOP;
+    FOR one IN SELECT datname FROM pg_database WHERE datconnlimit >= 0
+    LOOP EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT -1', one.datname); END LOOP;
+END $$"""
 
 
 def free_port() -> int:
@@ -82,7 +102,7 @@ class Postgres:
             server.sql("SELECT 1")                               # [(1,)]
     """
 
-    host = "127.0.0.1"
+    host: str = "127.0.0.1"
     superuser = "postgres"
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
@@ -120,6 +140,42 @@ class Postgres:
             self._write_settings(settings)
         self._pg_ctl("start", "-l", str(self.log), "-t", str(START_SECONDS))
 
+    def standby(self, directory: Path, host: str | None = None, port: int | None = None) -> Postgres:
+        """A second server in a fresh `directory` that follows this one (streaming), started and in step."""
+        other = Postgres(directory, port)
+        other.host = host or self.host
+        other.remember(**self.passwords)
+        self._account.own(directory)
+        if self._account.dropped:
+            (directory / "binaries").symlink_to(self.directory / "binaries")
+        place = f"host={self.host} port={self.port} user={self.superuser} password={self.superuser_password}"
+        self._run(
+            "pg_basebackup",
+            *("-d", place, "-D", str(other.data), "-c", "fast", "-X", "stream", "-R", "--no-sync"),
+            seconds=60,
+        )
+        for lock in other.data.glob(".s.PGSQL.*.lock"):  # this one's, whose socket lies in its data
+            lock.unlink()
+        other._write_settings({"listen_addresses": other.host})
+        other.start()
+        return other
+
+    def follow(self, other: Postgres) -> None:
+        """Stop, let `other` take over, and come back as its standby."""
+        self.stop()
+        other._pg_ctl("promote")
+        place = (
+            f"host={other.host} port={other.port} user={self.superuser} password={self.superuser_password}"
+        )
+        (self.data / "standby.signal").touch()
+        self.alter_stopped(primary_conninfo=place, recovery_target_timeline="latest")
+        self._account.own(self.data / "standby.signal")
+        self.start()
+
+    def start_without_waiting(self) -> None:
+        """Start it where it will not accept connections."""
+        self._run("pg_ctl", "-D", str(self.data), "-W", "-l", str(self.log), "start", seconds=START_SECONDS)
+
     def stop(self, mode: str = "fast") -> None:
         """Stop it (`smart`, `fast` or `immediate`) and wait until it is gone; nothing to do if it is down."""
         if self.running():
@@ -129,6 +185,35 @@ class Postgres:
         """Stop in the given mode, then start with the same settings."""
         self.stop(mode)
         self.start()
+
+    def alter(self, **settings: object) -> None:
+        """ALTER SYSTEM SET and a reload; what needs a restart waits for one."""
+        for name, value in settings.items():
+            self.sql(f"ALTER SYSTEM SET {name} = %s", (str(value),))
+        self.sql("SELECT pg_reload_conf()")
+
+    def alter_stopped(self, **settings: object) -> None:
+        """The same while it is down."""
+        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        (self.data / "postgresql.auto.conf").write_text(lines)
+
+    def heal(self) -> None:
+        """Running, without clients, and without anything that ALTER SYSTEM, ROLE or DATABASE changed."""
+        if (self.data / "standby.signal").exists():
+            self.stop()
+            (self.data / "standby.signal").unlink()
+        if not self.running():
+            (self.data / "postgresql.auto.conf").write_text("")
+            self.start()
+        self.sql(  # a statement goes on when its client is gone
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+        self.sql("ALTER SYSTEM RESET ALL")
+        self.sql("SELECT pg_reload_conf()")
+        self.sql(_RESET_ALL)
+        if self.sql("SELECT 1 FROM pg_settings WHERE pending_restart"):
+            self.restart()
 
     def running(self) -> bool:
         """Whether a postmaster runs on our data directory."""
@@ -202,7 +287,7 @@ class Postgres:
         user: str = "postgres",
     ) -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own, in autocommit; rows, or [] if it returns none."""
-        connection = psycopg2.connect(**self.connection(user, database), options="-c statement_timeout=30s")
+        connection = psycopg2.connect(**self.connection(user, database), options=OPTIONS)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -288,7 +288,8 @@ def test_status_of_a_socket_that_nobody_answers_says_so(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "pool-1.sock"))
     done = runbook("status", "--directory", tmp_path)
-    assert "pool-1.sock: ConnectionRefusedError" in done.stdout
+    assert "pool-1.sock: ConnectionRefusedError: nobody listens there, a process that is gone" in done.stdout
+    assert done.returncode == 1
 
 
 def test_leaks_names_what_is_not_there(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from runbook.evidence.log import PATTERNS
 from runbook.report.build import build
 from runbook.report.screen import screen
 from runbook.report.ticket import ticket
-from runbook.verdict.causes import IDS
+from runbook.verdict.causes import CAUSES, IDS
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
 from tests.unit.incidents import (
@@ -39,6 +39,7 @@ from tests.unit.incidents import (
 # A shared machine may be slow for a moment: no deadline for one example.
 many = settings(deadline=None, max_examples=100)
 FAULTS = ("slot_leak", "postgres_down", "app_down", "sessions_terminated", "healthy")
+BLEMISHES = {cause.id for cause in CAUSES if not cause.ends_logins}
 VIEWS = (*HOST_VIEWS, *DATABASE_VIEWS)
 ODD = [
     "",
@@ -79,7 +80,9 @@ def check(verdict: Verdict) -> None:
     assert verdict.contributing == sorted(set(verdict.contributing), key=IDS.index)
     assert not {verdict.cause, "healthy"} & set(verdict.contributing)
     assert verdict.cause == "unknown" or not verdict.fits
-    assert verdict.confidence != "decided" or not verdict.unread
+    if verdict.confidence == "decided":  # what is open then is no reason why a login fails
+        told = [answer.text.rpartition("it would decide ")[2].split(", ") for answer in verdict.unread]
+        assert {cause for causes in told for cause in causes} <= BLEMISHES
     assert verdict.next or verdict.cause == "healthy"
     for text in (verdict.title, verdict.why_action, *verdict.next):
         assert isinstance(text, str)

@@ -335,13 +335,16 @@ def test_a_large_tree_ends_near_the_deadline(tmp_path: Path) -> None:
     one = "".join(LEAK.replace("def f", f"def f{number}") for number in range(400))
     for number in range(60):
         (tmp_path / f"m{number}.py").write_text(one)
-    started = time.monotonic()
-    result = search_paths([tmp_path], deadline=started + 1.0)
-    seconds = time.monotonic() - started
+    for allowed in (1.0, 4.0, 16.0):  # a busy machine may not come through one file in a second
+        started = time.monotonic()
+        result = search_paths([tmp_path], deadline=started + allowed)
+        seconds = time.monotonic() - started
+        if result.files:
+            break
     assert not result.complete
     assert 0 < result.files < 60
     assert result.findings
-    assert seconds < 2.5
+    assert seconds < 2.5 * allowed
     passed = search_paths([tmp_path], deadline=started)
     assert (passed.files, passed.complete) == (0, False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
 from typing import Any, Optional
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from runbook.common.documents import validate
 from runbook.report.build import build, login_round, outcome
+from runbook.report.page import page
 from runbook.report.screen import fleet_screen, screen, state
 from runbook.report.ticket import ticket
 from runbook.report.words import WIDTH, answers, clock, columns, duration, section
@@ -252,7 +254,8 @@ def test_the_screen_of_a_slot_leak() -> None:
 
 
 def test_what_is_only_likely_says_so() -> None:
-    assert "lock_contention (likely): " in screen(report_of(CASES["lock_contention"]))
+    incident = unread(CASES["lock_contention"], "process")
+    assert "lock_contention (likely): " in screen(report_of(incident))
 
 
 def test_what_contributes_is_named() -> None:
@@ -290,6 +293,16 @@ def test_the_six_steps_are_there_in_the_guides_order(case: str) -> None:
     assert places == sorted(places)
     if report["confidence"] != "decided":
         assert "observe.yml" in text, "steps 5 and 6 name the command that would do them"
+
+
+def test_a_process_that_died_hard_is_seen_by_the_socket_it_left() -> None:
+    alive = incidents.status_document(1, [incidents.holder(1, 0.1, False)], [])
+    incident = incidents.pool(healthy(), alive)
+    assert report_of(incident)["steps"][1]["status"] == "ok"
+    incident.data("pool")["left_behind"] = ["/run/odras/pool-99.sock"]
+    step = report_of(incident)["steps"][1]
+    assert step["status"] == "warn"
+    assert "killed or crashed: the process that left /run/odras/pool-99.sock behind" in step["summary"]
 
 
 def test_every_view_that_was_not_read_is_in_the_report() -> None:
@@ -390,7 +403,7 @@ def test_a_clock() -> None:
     [
         ({"500": 8}, "500 in 0.01 s, 8 of 8"),
         ({"401": 7, "500": 1}, "401, 7 of 8; 500, 1 of 8"),
-        ({"timeout": 8}, "no answer within 5 s, 8 of 8"),
+        ({"timeout": 8}, "no answer in time, 8 of 8"),
         ({"refused": 8}, "connection refused, 8 of 8"),
         ({"reset": 4, "500": 4}, "500, 4 of 8; connection reset, 4 of 8"),
         ({}, "nothing"),
@@ -479,3 +492,29 @@ def test_the_screen_of_a_fleet_in_every_state_is_not_too_wide() -> None:
 
 def test_every_cause_fits_its_line() -> None:
     assert max(map(len, IDS)) + len("NOT RESTORED, NOT TOUCHED") + len(" (likely):") + 6 < WIDTH
+
+
+# -- the page ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_page_says_what_the_screen_says_and_loads_nothing(case: str) -> None:
+    report = report_of(CASES[case])
+    text = page(report)
+    words = squeezed(html.unescape(re.sub(r"<[^>]+>", " ", text)))
+    assert squeezed(f"{report['cause']}{' (likely)' if report['confidence'] == 'likely' else ''}:") in words
+    for row in (*report["why"], *report["why_not"], *report["unread"]):
+        assert squeezed(row["text"]) in words
+    for step in (*report["next"], *(one["summary"] for one in report["steps"])):
+        assert squeezed(step) in words
+    assert state(report) in words
+    assert not re.search(r"(?:src|href)=|url\(|@import|<script", text)
+
+
+def test_evidence_cannot_write_into_the_page() -> None:
+    report = report_of(incidents.slot_leak())
+    hostile = "<script>alert(1)</script>\x1b[2J\u202e"
+    report["title"] = report["host"] = report["next"][0] = report["why"][0]["text"] = hostile
+    text = page(report)
+    assert "<script>" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;?[2J?") >= 4

@@ -229,6 +229,27 @@ def test_a_whole_dsn_is_not_mixed_with_the_names_of_another_role() -> None:
     assert database_of(names) == (WANTED, "the-apps")
 
 
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"postgresql+psycopg2://odras_app:{quote(SECRET, safe='')}@db-1:6432/odras",
+        f"host=db-1 port=6432 dbname=odras user=odras_app password='{SECRET}'",
+    ],
+)
+def test_a_dsn_is_known_by_its_value_whatever_its_name(dsn: str) -> None:
+    names = {"CATALOGUE": dsn, "CATALOGUE_AGAIN": dsn, "MOTTO": "host=you can"}
+    assert database_of(names) == (WANTED, SECRET)
+    usual = {**names, "DATABASE_URL": "postgresql://u@db-2/x", "CATALOGUE_AGAIN": "postgresql://db-3/y"}
+    assert (database_of(usual)[0] or {})["host"] == "db-2"
+
+
+def test_of_two_databases_without_a_usual_name_none_is_guessed(tmp_path: Path) -> None:
+    found = on_disk(tmp_path, "ORDERS=postgresql://u:first@db-1/o\nARCHIVE=postgresql://u:second@db-2/a\n")
+    assert found.database is None
+    assert found.reason == "ORDERS and ARCHIVE name different databases"
+    assert {"first", "second"} <= set(found.secrets)
+
+
 def test_a_port_that_is_no_number_does_no_harm() -> None:
     for port in ("", "x", "²", "5432 # default"):
         database, _ = database_of({**NAMES, "POSTGRES_PORT": port})

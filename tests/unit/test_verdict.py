@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Optional
 
 import pytest
 
 from runbook.common.documents import validate
 from runbook.verdict.causes import CAUSES, IDS
+from runbook.verdict.conditions import pool_is_exhausted
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
 from tests.unit.incidents import (
@@ -49,6 +51,7 @@ from tests.unit.incidents import (
     sock,
     stale_configuration,
     status_document,
+    under_tls,
     unread,
     view,
 )
@@ -480,9 +483,10 @@ def test_what_cannot_end_a_login_is_not_the_cause_of_one_while_others_are_open(
 
 
 def test_one_fresh_cut_on_one_connection_does_not_make_a_broken_login_an_idle_cut() -> None:
-    """A bare FIN on a connection that was just in use: `idle_cut` wants connections idle for long."""
+    """A bare FIN on a connection with an open request: `idle_cut` wants connections that were idle."""
     incident = login_broken()
-    row, words = ended(11, None, "fin", idle=2.0)
+    row, words = ended(11, None, "fin", idle=20.0)
+    words["in_use"] = True
     hold(incident, row, sock(12))
     incident.data("sockets")["last_words"] = [words]
     verdict = judge(*backends(incident, session(82, 40012)))
@@ -517,3 +521,37 @@ def test_a_condition_has_one_of_three_values_and_says_which_view(name: str) -> N
             assert answer.value in (True, False, None)
             assert answer.text
             assert answer.view in (*HOST_VIEWS, *DATABASE_VIEWS)
+
+
+def test_under_tls_what_only_the_server_said_stays_open() -> None:
+    """Nothing is guessed, but what a setting of 0 rules out; no restart where the login works again."""
+    incident = under_tls(sessions_terminated())
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.restart_helps) == ("unknown", False)
+    assert [name for name, words in verdict.fits if "TLS hides" in words] == [
+        *("postgres_crash_recovery", "sessions_terminated")
+    ]
+    for row in incident.data("server")["settings"]:
+        if row["name"] == "idle_session_timeout":
+            row["setting"] = "600000"
+    assert "idle_session_timeout" in dict(judge(*incident).fits)
+
+
+@pytest.mark.parametrize(
+    ("library", "said_at", "wanted"),
+    [
+        ("sqlalchemy", None, None),
+        ("sqlalchemy", -20, True),
+        ("sqlalchemy", -20 * HOUR, None),
+        ("psycopg2.pool", None, False),
+    ],
+)
+def test_a_pool_that_waits_says_that_it_is_exhausted_later_than_a_probe_lasts(
+    library: str, said_at: Optional[float], wanted: Optional[bool]
+) -> None:
+    """So where logins hang, the newest word of the running process counts; psycopg2's own pool never waits."""
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    incident.data("source")["pools"][0]["library"] = library
+    if said_at is not None:
+        incident.data("log")["last"]["pool_exhausted"] = at(said_at)
+    assert pool_is_exhausted(Facts(*incident)).value is wanted

@@ -210,8 +210,11 @@ def test_a_long_lived_borrower_says_why(house: House) -> None:
         (b"hello\n", "the request is not one line of JSON"),
         (b"[" * 4000 + b"\n", "the request is not one line of JSON"),
         (b'{"op": "status"}\n', "the request's schema must be 'runbook/status/1'"),
-        (b'{"schema": "runbook/status/1"}\n', "unknown op None; known: status, stacks"),
-        (b'{"schema": "runbook/status/1", "op": "set"}\n', "unknown op 'set'; known: status, stacks"),
+        (b'{"schema": "runbook/status/1"}\n', "unknown op None; known: status, stacks, set, revert"),
+        (
+            b'{"schema": "runbook/status/1", "op": "halt"}\n',
+            "unknown op 'halt'; known: status, stacks, set, revert",
+        ),
         (b"x" * 2 * REQUEST_BYTES, f"the request is longer than {REQUEST_BYTES} bytes"),
     ],
 )

@@ -1,6 +1,6 @@
 #!/bin/sh
 # odras.sh start|stop|restart|status: run the application that lies beside this file, in the background.
-# Settings: app.env beside it. Log: odras_app.log, always appended to. Process: odras.pid.
+# Settings: app.env beside it, put into the environment too where it says ODRAS_EXPORT=yes. Log: odras_app.log, always appended to. Process: odras.pid.
 # Started by root it runs everything as the owner of its directory.
 set -eu
 
@@ -24,10 +24,17 @@ start() {
         return
     fi
     python=$(sed -n 's/^ODRAS_PYTHON=//p' app.env)
+    run=$(sed -n 's/^ODRAS_RUN=//p' app.env)
+    read_settings=:
+    if grep -qx 'ODRAS_EXPORT=yes' app.env; then
+        read_settings='set -a; eval "$(grep -v ^ODRAS_ app.env)"; set +a'
+    fi
     # A session of its own, so that `stop` can end this group and nothing else; and an environment of its
     # own, so that it starts the same whoever starts it.
+    # shellcheck disable=SC2086 # several words are meant
     setsid env -i PATH="$PATH" HOME="$here" LC_ALL=C.UTF-8 \
-        "${python:-python3}" -m backend.main >>"$log" 2>&1 </dev/null &
+        sh -c "$read_settings"'; exec "$@"' app "${python:-python3}" ${run:--m backend.main} \
+        >>"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
     echo "ODRAS started: pid $!"
 }

@@ -1,0 +1,287 @@
+"""Watch the running processes more closely for a while: the guide's steps 5 and 6, at run time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Optional
+
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+from ..module_utils.runbook.common.clock import rfc3339
+from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.report.observation import (
+    headline,
+    looks_words,
+    observation,
+    observation_screen,
+    wanted_words,
+)
+from ..module_utils.runbook.report.words import duration
+from ..module_utils.runbook.verdict.facts import Facts, mapping
+from ..module_utils.runbook.verdict.headroom import pool_of, too_many
+from ..plugin_utils.judged import every
+from ..plugin_utils.run import FEW, Run, who
+
+MODULE = "pool.runbook.observe"
+EVIDENCE = "pool.runbook.evidence"
+PLAN = "observations/plan.json"
+MINUTES = 5.0  # of observe.yml when nothing else is said
+LONGEST_MINUTES = 60.0  # the processes take no more
+LOOKS = 5  # meanwhile
+LOOK_SECONDS = 5.0  # between two of them at least
+MOST_SCREENS = 5
+
+Document = dict[str, Any]
+
+
+class ActionModule(ActionBase):
+    """One step of it for each task: plan, begin, look, wait, end, report; the first and the last two run once."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[Document] = None) -> Document:
+        """What a later step needs is a note of the run."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        run, step = Run.of(variables), self._task.args["step"]
+        result["changed"] = False
+        if step == "plan":
+            self._plan(run, variables)
+        elif step == "report":
+            result.update(self._report(run))
+        elif not self._task.check_mode:
+            plan = run.load(PLAN) or {"hosts": {}, "labels": [], "looks": 0}
+            work = {"begin": self._begin, "look": self._look, "wait": self._wait, "end": self._end}[step]
+            try:
+                result["changed"] = bool(work(run, plan, variables))
+            except (AnsibleActionFail, AnsibleConnectionFailure) as error:
+                run.note(
+                    f"observations/{file_name(variables['inventory_hostname'])}.failed", {"why": str(error)}
+                )
+                raise
+        return result
+
+    # -- once, before anything is switched -------------------------------------------------------------------
+
+    def _plan(self, run: Run, variables: Document) -> None:
+        """Whom to observe, and how. Nobody is touched yet."""
+        arguments = self._task.args
+        minutes = self._number("minutes", 0, LONGEST_MINUTES)
+        if arguments.get("always"):
+            minutes = minutes or MINUTES
+        hosts = {}
+        for host, seen in every(run) if minutes else ():
+            if seen and (arguments.get("always") or seen.verdict.confidence != "decided"):
+                hosts[host] = seen
+        values: Document = {
+            "monitor_interval": self._number("monitor_interval", 0.1, 86_400),  # its bounds in the pool
+            "log_level": arguments["log_level"],
+            "stacks": bool(arguments["stacks"]),
+        }
+        labels = run.hosts()
+        maxima = {host: self._maximum(host, variables) for host in labels}
+        plan = {
+            "seconds": minutes * 60,
+            "looks": max(1, min(LOOKS, int(minutes * 60 / LOOK_SECONDS))),
+            "hosts": {
+                host: {**values, **({"max_connections": maxima[host]} if maxima[host] else {})}
+                for host in hosts
+            },
+            "labels": sorted({labels[host] for host in hosts}),
+        }
+        for label in plan["labels"]:
+            if any(maxima[host] for host in hosts if labels[host] == label):
+                self._refuse_what_does_not_fit(run, variables, label, {h: maxima[h] for h in hosts})
+        for host, seen in hosts.items():
+            pids = [str(status["pid"]) for status in Facts(seen.host).pool or []]
+            words = wanted_words(plan["hosts"][host])
+            verb = "would switch" if self._task.check_mode else "switching"
+            if pids:
+                run.say(host, f"{verb} for {duration(minutes * 60)}: {words} in pid {', '.join(pids)}")
+            else:
+                run.say(
+                    host, "no process has a status socket: nothing to switch, it is looked at from outside"
+                )
+        run.note(PLAN, plan)
+
+    def _number(self, name: str, low: float, high: float) -> float:
+        given = self._task.args[name]
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = -1.0
+        if not low <= value <= high:
+            raise AnsibleActionFail(
+                f"diagnose_observe_{name} is {given!r}: wanted is a number from {low:g} to {high:g}"
+            )
+        return value
+
+    @staticmethod
+    def _maximum(host: str, variables: Document) -> int:
+        given = variables["hostvars"][host].get("diagnose_observe_maximum", 0)
+        if not str(given).isdigit() or int(given) > 1000:
+            raise AnsibleActionFail(
+                f"{host}: diagnose_observe_maximum is {given!r}: wanted is a whole number from 1 to 1000, or 0"
+            )
+        return int(given)
+
+    def _refuse_what_does_not_fit(
+        self, run: Run, variables: Document, label: str, maxima: dict[str, int]
+    ) -> None:
+        """The pools of every host of this database count, also of those that are not observed."""
+        hostvars, pools = variables["hostvars"], []
+        for host in variables["groups"]["app"]:
+            if hostvars[host].get("diagnose_database", "main") != label:
+                continue
+            evidence = run.load(f"evidence/{file_name(host)}.json")
+            if evidence is None:
+                raise AnsibleActionFail(
+                    f"diagnose_observe_maximum: {host} was not read, so how many connections its pools may still"
+                    " open is not known; leave out --limit, or see why it is not reached"
+                )
+            for status in Facts(evidence).pool or []:
+                pools.append(pool_of(host, status, maxima.get(host, 0)))
+        facts = Facts(None, run.database_of(label))
+        if facts.limits is None:
+            raise AnsibleActionFail(
+                f"diagnose_observe_maximum: {facts.reason('limits')}, so the room is not known"
+            )
+        trouble = too_many(pools, facts.limits)
+        if trouble:
+            raise AnsibleActionFail(f"diagnose_observe_maximum does not fit: {trouble}")
+
+    # -- on the hosts ----------------------------------------------------------------------------------------
+
+    def _module(self, variables: Document, name: str, **more: Any) -> Document:
+        arguments = {
+            key: value
+            for key, value in self._task.args["target"].items()
+            if value not in (None, "", []) and key != "database"
+        }
+        answer = self._execute_module(
+            module_name=name, module_args={**arguments, **more}, task_vars=variables
+        )
+        found = answer.get("observed") or answer.get("evidence")
+        if not isinstance(found, dict):
+            words = answer.get("module_stderr") or answer.get("msg") or answer.get("exception") or "no answer"
+            raise AnsibleActionFail(str(words).strip().splitlines()[-1][:300])
+        return found
+
+    def _begin(self, run: Run, plan: Document, variables: Document) -> bool:
+        host = variables["inventory_hostname"]
+        if host not in plan["hosts"]:
+            return False
+        begun = self._module(
+            variables, MODULE, step="begin", values=plan["hosts"][host], seconds=plan["seconds"]
+        )
+        run.note(f"observations/{file_name(host)}.begun", {**begun, "ends": time.time() + plan["seconds"]})
+        for row in begun["processes"]:
+            if row["error"]:
+                run.say(host, f"pid {row['pid']} was not switched: {row['error']}")
+        return any(row["socket"] and not row["error"] for row in begun["processes"])
+
+    def _wait(self, run: Run, plan: Document, _: Document) -> None:
+        """Until the middle of the look's share of the time, or its end; not when no process took the switch."""
+        begun = [run.load(f"observations/{file_name(host)}.begun") for host in plan["hosts"]]
+        ends = [one["ends"] for one in begun if one and not any(row["error"] for row in one["processes"])]
+        if not ends:
+            return
+        look = self._task.args.get("look")
+        share = (int(look) - 0.5) / plan["looks"] if look else 1.0
+        until = max(ends) - plan["seconds"] * (1 - share)
+        if share <= 1 and until > time.time():
+            run.say("", f"observing: {duration(max(ends) - time.time())} left")
+            time.sleep(max(0.0, until - time.time()))
+
+    def _look(self, run: Run, plan: Document, variables: Document) -> None:
+        """One look at the host, and at the database where this host is the one that reads it."""
+        host, number = variables["inventory_hostname"], int(self._task.args["look"])
+        if number > plan["looks"]:
+            return
+        for label in plan["labels"]:
+            if (run.database_of(label) or {}).get("collected_from") == host:
+                wanted = {
+                    k: v for k, v in self._task.args["target"]["database"].items() if v not in (None, "")
+                }
+                told = self._module(
+                    variables, EVIDENCE, run_id=run.id, host=host, read_host=False, database=wanted
+                )
+                run.note(
+                    f"observations/looks/database-{file_name(label)}-{number}.json", told["database"] or {}
+                )
+        if host in plan["hosts"]:
+            evidence = run.load(f"evidence/{file_name(host)}.json")
+            peers = mapping(Facts(evidence).sockets).get("peers") or []
+            told = self._module(variables, MODULE, step="look", peers=peers)
+            run.note(f"observations/looks/{file_name(host)}-{number}.json", told)
+            if len(plan["hosts"]) <= FEW:
+                run.say(host, looks_words([told]))
+
+    def _end(self, run: Run, plan: Document, variables: Document) -> None:
+        """Read back, write the document, and show it."""
+        host = variables["inventory_hostname"]
+        begun = run.load(f"observations/{file_name(host)}.begun")
+        if begun is None:
+            return
+        left = max(0.0, begun.pop("ends") - time.time())
+        ended: Optional[Document] = None
+        try:
+            ended = self._module(variables, MODULE, step="end", begun=begun, seconds=left)
+        except (AnsibleConnectionFailure, AnsibleActionFail) as error:
+            run.say(host, f"NOT READ BACK: {error}; its processes switch back by themselves")
+        wanted = {"run_id": run.id, "host": host, "seconds": plan["seconds"], "wanted": plan["hosts"][host]}
+        document = observation(wanted, begun, self._looks(run, host, plan["looks"]), ended)
+        name = f"observations/{file_name(host)}.json"
+        run.write(name, document)
+        run.append(
+            "audit.log",
+            {
+                **{"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "host": host},
+                **{"action": "observe", "result": document["outcome"], "why": headline(document)},
+            },
+        )
+        if len(plan["hosts"]) <= MOST_SCREENS:
+            run.display.display("\n" + observation_screen(document, f"{run.shown}/{name}"))
+        else:
+            run.say(host, f"{document['outcome']}: {headline(document)}")
+
+    def _looks(self, run: Run, host: str, most: int) -> list[Document]:
+        """Every look at the host, with the app's sessions on the server at the same moment."""
+        evidence, label = run.load(f"evidence/{file_name(host)}.json"), run.hosts()[host]
+        looks = []
+        for number in range(1, most + 1):
+            look = run.load(f"observations/looks/{file_name(host)}-{number}.json")
+            if look is None:
+                continue
+            database = run.load(f"observations/looks/database-{file_name(label)}-{number}.json")
+            backends = Facts(evidence, database).backends
+            states: dict[str, int] = {}
+            for session in backends or []:
+                name = str(session.get("state"))
+                states[name] = states.get(name, 0) + 1
+            looks.append({**look, "sessions": None if backends is None else states})
+        return looks
+
+    # -- once, at the end ------------------------------------------------------------------------------------
+
+    def _report(self, run: Run) -> Document:
+        """Fails unless every host was observed, and is as it was."""
+        run.publish()
+        hosts, bad = run.hosts(), []
+        for host in hosts:
+            document = run.load(f"observations/{file_name(host)}.json")
+            missed = run.load(f"observations/{file_name(host)}.failed")
+            missed = missed or run.load(f"evidence/{file_name(host)}.missed")
+            if document is None and (missed or not self._task.check_mode):
+                bad.append(f"{host} {(missed or {}).get('why', 'gave no observation')}")
+            elif document and document["wrong"]:
+                bad.append(f"{host} {'; '.join(document['wrong'])}")
+        if not hosts:
+            return {
+                "failed": True,
+                "msg": "no host of group app was part of this run, so nothing was observed",
+            }
+        if bad:
+            return {"failed": True, "msg": f"{len(bad)} of {len(hosts)}: {'; '.join(bad)}"}
+        return {"run": str(run.path)}

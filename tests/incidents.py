@@ -1,0 +1,521 @@
+"""Every fault in every app, made by one process and diagnosed by another: the matrix fault x cause.
+
+    scripts/incidents                       three rounds of everything, in an order that the seed decides
+    scripts/incidents --only black_hole     one fault; --app guide: in one app
+    scripts/incidents --pairs               two faults at once, after the single ones
+    scripts/incidents --sample 600          one round: the guide's and the reference app whole, of the others as
+                                            many as fit into so many seconds, other ones with another seed
+    scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
+    scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
+
+Writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
+verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
+in a network, process and IPC namespace of its own, where packets may be dropped and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import lzma
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runbook.common import documents
+from runbook.verdict.judge import judge
+from tests.lab.faults import FAULTS, LabError
+from tests.lab.faults.table import PAIRS
+from tests.lab.lab import ALONE, PACKAGES, ROOT, Lab
+
+RESULTS = ROOT / "bench/results/incidents.json"
+EVIDENCE = RESULTS.with_name("incidents.jsonl.xz")
+RECORDED = ROOT / "tests/evidence"
+WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runbook explain`
+# What knows us has to be decided always; of the foreign apps this share, and the rest never wrong.
+OWN_APPS = ("reference",)
+FOREIGN_SHARE = 0.8
+WHOLE_APPS = (*OWN_APPS, "guide")  # a sample leaves nothing out of these
+# What faults are made with, and the Debian package of each.
+PROGRAMS = {"unshare": "util-linux", "ip": "iproute2", "nft": "nftables", "pgbouncer": "pgbouncer"}
+INCIDENT_SECONDS = 180  # one that takes longer is ended, and counts as wrong
+UNSHARE = ("unshare", "--net", "--uts", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child")
+
+Row = dict[str, Any]
+
+
+class Case(NamedTuple):
+    """One incident to be: faults (two for a pair) in an app."""
+
+    round: int
+    faults: tuple[str, ...]
+    app: str
+
+    @property
+    def wanted(self) -> tuple[str, str]:
+        """(cause, restart): of a pair those of the first, which has the higher rank."""
+        return FAULTS[self.faults[0]].wanted(self.app)
+
+    def __str__(self) -> str:
+        return f"{'+'.join(self.faults)} in {self.app}"
+
+
+def cases(only: list[str], apps: list[str], rounds: int, pairs: bool) -> list[Case]:
+    """All there are, round by round. Raises LabError for names that are not known."""
+    for given, known, what in ((only, FAULTS, "fault"), (apps, PACKAGES, "app")):
+        for name in given:
+            if name not in known:
+                raise LabError(f"no {what} {name!r}; there are: {', '.join(known)}")
+    wanted = [(name,) for name in FAULTS] + (PAIRS if pairs else [])
+    return [
+        Case(turn, faults, app)
+        for turn in range(1, rounds + 1)
+        for faults in wanted
+        for app in PACKAGES
+        if (not only or set(only) & set(faults))
+        and (not apps or app in apps)
+        and all(not FAULTS[name].apps or app in FAULTS[name].apps for name in faults)
+    ]
+
+
+# -- one incident: inside the namespace --------------------------------------------------------------------
+
+
+def identities(lab: Lab) -> list[list[int]]:
+    """[pid, start time in ticks] of every process of the app."""
+    found = []
+    for pid in sorted(lab.app_pids()):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:  # ended meanwhile
+            continue
+        found.append([pid, int(stat.rpartition(")")[2].split()[19])])
+    return found
+
+
+def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
+    """Heal, break, diagnose; the row of the results without seed and commit, and the evidence's text.
+
+    The diagnosis is told nothing but the inventory. Raises LabError when the fault could not be made.
+    """
+    shutil.rmtree(lab.directory / "state", ignore_errors=True)  # the cool-down of the last one is over
+    lab.heal()
+    began = time.monotonic()
+    for name in case.faults:
+        made = subprocess.run(
+            [sys.executable, ROOT / "scripts/lab", "--directory", lab.home, "break", name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=INCIDENT_SECONDS,
+            check=False,
+        )
+        if made.returncode:
+            raise LabError(f"{name} was not made: {made.stderr.strip()[-600:]}")
+    before, broken = identities(lab), time.monotonic()
+    reports = place / "reports"
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", lab.inventory, "diagnose.yml"]
+    done = subprocess.run(
+        [*command, "-e", json.dumps({"diagnose_reports": str(reports)})],
+        cwd=ROOT,
+        env={
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "LAB_"))
+            },
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "HOME": str(place),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=INCIDENT_SECONDS,
+        check=False,
+    )
+    seconds = round(time.monotonic() - broken, 2)
+    after = identities(lab)
+    run = reports / "latest"
+    try:
+        report = json.loads((run / "hosts/web-1.json").read_text())
+        evidence = {
+            "schema": "runbook/incident/1",
+            "host": json.loads((run / "evidence/web-1.json").read_text()),
+            "database": _load(run / "databases/main.json"),
+        }
+    except OSError as error:
+        raise LabError(f"no report: {error}\n{done.stdout[-2000:]}{done.stderr[-600:]}") from error
+    shutil.rmtree(reports)
+    text = neutral(json.dumps(evidence, ensure_ascii=False, separators=(",", ":")), lab)
+    cause, restart = case.wanted
+    row = {
+        "fault": "+".join(case.faults),
+        "app": case.app,
+        "wanted_cause": cause,
+        "cause": report["cause"],
+        "confidence": report["confidence"],
+        "outcome": report["outcome"],
+        "wanted_restart": restart,
+        "restarted": _restarted(before, after),
+        "login_after": lab.login() == 200,
+        "seconds": seconds,
+        "seconds_to_break": round(broken - began, 2),
+        "unread": [one["text"] for one in report["unread"]] if report["cause"] == "unknown" else [],
+        "evidence_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "processes_before": before,
+        "processes_after": after,
+    }
+    return row, text
+
+
+def _load(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def neutral(text: str, lab: Lab) -> str:
+    """The evidence without the places of this machine."""
+    for place, word in ((lab.directory, "/srv/odras"), (ROOT, "/srv/runbook"), (Path(sys.prefix), "/usr")):
+        text = text.replace(str(place), word)
+    return text
+
+
+def _restarted(before: list[list[int]], after: list[list[int]]) -> str:
+    if before == after:
+        return "none"
+    return "restart" if before else "start"
+
+
+def work(app: str, home: Path) -> int:
+    """A lab of this app; for every case that comes in on a line, a row goes out on one."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    hosts = home / "hosts"  # over this machine's own, which nobody else sees
+    hosts.write_text("127.0.0.1 localhost\n")
+    subprocess.run(["hostname", "web-1"], check=True, timeout=10)
+    subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True, timeout=10)
+    lab = Lab(home / "lab", app)
+    try:
+        lab.up()
+        print(json.dumps({"up": True}), flush=True)
+        for line in sys.stdin:
+            turn, faults, name = json.loads(line)
+            try:
+                row, text = incident(lab, Case(turn, tuple(faults), name), home)
+                answer: Row = {"row": row, "evidence": text}
+            except (LabError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+    except (LabError, RuntimeError) as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+    finally:
+        lab.down()
+    return 0
+
+
+def as_init(app: str, home: Path) -> int:
+    """Be process 1 of the namespace, which has to take leave of every orphan, and let a child work."""
+    child = os.fork()
+    if child == 0:
+        return work(app, home)
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+# -- all of them: outside ----------------------------------------------------------------------------------
+
+
+class Worker:
+    """One app's lab in its own namespace, as a process that is given cases one by one."""
+
+    def __init__(self, app: str) -> None:
+        self.app = app
+        self.home = Path(tempfile.mkdtemp(prefix="incidents-"))
+        program = [sys.executable, str(ROOT / "scripts/incidents"), "--work", app, str(self.home)]
+        self._process = subprocess.Popen(
+            [*UNSHARE, *program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, ALONE: "1"},
+        )
+        answer = self._answer()
+        if "up" not in answer:
+            self.end()
+            raise LabError(f"the lab of {app} did not come up: {answer.get('error')}")
+
+    def run(self, case: Case) -> Row:
+        """{"row", "evidence"}, or {"error"} when nothing came of it."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(case) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return {"error": "the lab's process is gone", "gone": True}
+        return self._answer()
+
+    def _answer(self) -> Row:
+        assert self._process.stdout
+        timer = threading.Timer(2 * INCIDENT_SECONDS, self._process.kill)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        answer: Row = json.loads(line) if line else {"error": "the lab's process ended", "gone": True}
+        return answer
+
+    def end(self) -> None:
+        """End the namespace with all that is in it, and remove what it left on disk."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # and with it, by --kill-child, the namespace
+            self._process.wait()
+        state = self.home / "lab/state.json"
+        if state.exists():  # it was killed: nothing runs any more, but its directory is there
+            shutil.rmtree(json.loads(state.read_text())["directory"], ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Harness:
+    """Hands the cases to the apps' labs, two of them at a time, and keeps what comes back."""
+
+    def __init__(self, seed: int, until: float) -> None:
+        self.seed, self.until = seed, until
+        self.rows: list[Row] = []
+        self.evidence: dict[str, str] = {}
+        self.errors: list[str] = []
+        self.not_run: list[Case] = []
+        self.interrupted = False
+        self._lock = threading.Lock()
+        told = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+        self.commit = subprocess.run(
+            told, capture_output=True, text=True, check=False, timeout=10
+        ).stdout.strip()
+
+    def run(self, wanted: list[Case], jobs: int) -> None:
+        """All the cases, each app's in their order; what the time does not allow is in `not_run`."""
+        queues = [[case for case in wanted if case.app == app] for app in PACKAGES]
+        waiting = iter([queue for queue in queues if queue])
+        threads = [threading.Thread(target=self._apps, args=(waiting,)) for _ in range(jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _apps(self, waiting: Iterator[list[Case]]) -> None:
+        while True:
+            with self._lock:
+                queue = next(waiting, None)
+            if queue is None:
+                return
+            self._app(queue)
+
+    def _app(self, queue: list[Case]) -> None:
+        worker = None
+        try:
+            for place, case in enumerate(queue):
+                if self.interrupted or time.monotonic() > self.until:
+                    self.not_run += queue[place:]
+                    return
+                worker = worker or Worker(case.app)
+                answer = worker.run(case)
+                self._keep(case, answer)
+                if answer.get("gone"):
+                    worker.end()
+                    worker = None
+        except LabError as error:
+            self.errors.append(str(error))
+        finally:
+            if worker:
+                worker.end()
+
+    def _keep(self, case: Case, answer: Row) -> None:
+        with self._lock:
+            if "row" not in answer:
+                self.errors.append(f"{case}: {answer['error']}")
+                print(f"NOT MADE  {case}: {answer['error']}", flush=True)
+                return
+            row = {**answer["row"], "round": case.round, "seed": self.seed, "commit": self.commit}
+            self.rows.append(row)
+            self.evidence[row["evidence_sha256"]] = answer["evidence"]
+            print(told(row), flush=True)
+            if trouble(row):
+                name = f"{row['fault']}-{row['app']}.json"
+                print(f"        runbook explain {WRONG.relative_to(ROOT) / name}", flush=True)
+                documents.write_text(WRONG / name, answer["evidence"])
+
+
+def told(row: Row) -> str:
+    """One line on one incident."""
+    wrong = trouble(row)
+    words = f"{row['cause']} ({row['confidence']}), {row['restarted']}, login {row['login_after']}"
+    return (
+        f"{'WRONG ' if wrong else 'ok    '} {row['seconds']:5.1f} s  {row['app']:<10} {row['fault']:<30}"
+        f" {words}{f'  <- {wrong}' if wrong else ''}"
+    )
+
+
+def trouble(row: Row) -> str:
+    """What is wrong with a row; empty when nothing is. Not decided is wrong for our own apps only."""
+    if row["restarted"] != row["wanted_restart"]:
+        return f"{row['restarted']} where {row['wanted_restart']} was wanted"
+    if row["wanted_restart"] != "none" and not row["login_after"]:
+        return "the login fails after it"
+    if row["confidence"] != "unknown" and row["cause"] != row["wanted_cause"]:
+        return f"wanted {row['wanted_cause']}"
+    if row["app"] in OWN_APPS and row["confidence"] != "decided" and row["wanted_cause"] != "unknown":
+        return f"wanted {row['wanted_cause']}, decided"
+    if row["confidence"] == "unknown" and not row["unread"]:
+        return "unknown, and no view is named"
+    return ""
+
+
+def summary(rows: list[Row]) -> tuple[str, bool]:
+    """The matrix fault x cause, and what is wrong with it; whether all is well."""
+    lines = []
+    for fault in dict.fromkeys(row["fault"] for row in sorted(rows, key=_rank)):
+        here = [row for row in rows if row["fault"] == fault]
+        causes = sorted({(row["cause"], row["confidence"]) for row in here})
+        cells = [
+            f"{cause}{'' if confidence == 'decided' else f' ({confidence})'}"
+            f" {sum((row['cause'], row['confidence']) == (cause, confidence) for row in here)}"
+            for cause, confidence in causes
+        ]
+        lines.append(f"  {fault:<38} {', '.join(cells)}{'   <- WRONG' if any(map(trouble, here)) else ''}")
+    wrong_restarts = [r for r in rows if r["restarted"] != "none" and r["restarted"] != r["wanted_restart"]]
+    missed = [r for r in rows if r["restarted"] == "none" != r["wanted_restart"]]
+    wrong = [row for row in rows if trouble(row)]
+    foreign = [row for row in rows if row["app"] not in OWN_APPS]
+    right = [r for r in foreign if r["cause"] == r["wanted_cause"] and r["confidence"] != "likely"]
+    enough = len(right) >= FOREIGN_SHARE * len(foreign)
+    seconds = sorted(row["seconds"] for row in rows)
+    middle = f", {seconds[len(seconds) // 2]:.1f} s in the middle" if rows else ""
+    share = f"{len(right)} of {len(foreign)} decided in foreign apps" if foreign else "no foreign app"
+    lines.append(
+        f"{len(rows)} incidents{middle}: {len(wrong)} wrong; wrong restarts {len(wrong_restarts)},"
+        f" missed restarts {len(missed)}; {share}{'' if enough else ', too few'}"
+    )
+    return "\n".join(lines), not wrong and enough
+
+
+def _rank(row: Row) -> int:
+    return list(FAULTS).index(row["fault"].partition("+")[0])
+
+
+def keep(harness: Harness) -> None:
+    """Write the rows and the evidence of this run in the place of the last one's."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    rows = sorted(harness.rows, key=lambda row: (row["round"], row["fault"], row["app"]))
+    RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    with lzma.open(EVIDENCE, "wt", encoding="utf-8") as file:
+        file.writelines(text + "\n" for text in harness.evidence.values())
+
+
+def record(harness: Harness) -> None:
+    """tests/evidence/CAUSE.json of every fault that has the name of its cause and was decided right."""
+    RECORDED.mkdir(exist_ok=True)
+    for row in harness.rows:
+        if row["fault"] == row["cause"] == row["wanted_cause"] and not trouble(row):
+            text = harness.evidence[row["evidence_sha256"]]
+            document = json.loads(text)
+            (RECORDED / f"{row['cause']}.json").write_text(documents.text_of(document))
+
+
+def check() -> int:
+    """Judge the kept evidence again: every row must come to what it came to."""
+    rows: list[Row] = json.loads(RESULTS.read_text())
+    with lzma.open(EVIDENCE, "rt", encoding="utf-8") as file:
+        kept = {hashlib.sha256(line.rstrip("\n").encode()).hexdigest(): line for line in file}
+    differ = []
+    for row in rows:
+        name = f"{row['fault']} in {row['app']}, round {row['round']}"
+        if row["evidence_sha256"] not in kept:
+            differ.append(f"{name}: its evidence is not kept")
+            continue
+        document = json.loads(kept[row["evidence_sha256"]])
+        verdict = judge(document["host"], document["database"])
+        if (verdict.cause, verdict.confidence) != (row["cause"], row["confidence"]):
+            differ.append(
+                f"{name}: {row['cause']} ({row['confidence']}) then,"
+                f" {verdict.cause} ({verdict.confidence}) now"
+            )
+    words, well = summary(rows)
+    print("\n".join([words, *differ, f"{len(rows)} judged again, {len(differ)} differ"]))
+    return 1 if differ or not well else 0
+
+
+def sampled(wanted: list[Case], seed: int) -> list[Case]:
+    """The single faults of the apps that are run whole first, the rest after them, in the order of the seed."""
+    random.Random(seed).shuffle(wanted)
+    return sorted(wanted, key=lambda case: case.app not in WHOLE_APPS or len(case.faults) > 1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. 0 all is well; 1 something is wrong; 2 wrong usage; 3 it cannot be done here."""
+    if sys.argv[1:2] == ["--work"]:
+        return as_init(sys.argv[2], Path(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        "scripts/incidents", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="FAULT")
+    parser.add_argument("--app", action="append", default=[], help=", ".join(PACKAGES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
+    parser.add_argument("--jobs", type=int, default=2, help="labs at a time (2)")
+    parser.add_argument("--pairs", action="store_true")
+    parser.add_argument("--sample", type=float, metavar="SECONDS")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.check:
+        return check()
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)]
+    if os.geteuid() != 0 or missing:
+        print(
+            "scripts/incidents: needs root, for a network of its own to drop packets in"
+            + (f"; and on Debian: apt install {' '.join(missing)}" if missing else "")
+            + "; `scripts/incidents --check` needs neither",
+            file=sys.stderr,
+        )
+        return 3
+    try:
+        rounds = 1 if given.sample else given.rounds
+        wanted = cases(given.only, given.app, rounds, given.pairs or bool(given.sample))
+    except LabError as error:
+        parser.error(str(error))
+    began = time.monotonic()
+    harness = Harness(given.seed, began + (given.sample or float("inf")))
+
+    def stop(*_: object) -> None:
+        harness.interrupted = True  # the incident under way ends first, so that nothing is left behind
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    print(f"{len(wanted)} incidents, seed {given.seed}", flush=True)
+    harness.run(sampled(wanted, given.seed), given.jobs)
+    words, well = summary(harness.rows)
+    print(f"\n{words}\n{time.monotonic() - began:.0f} s in all, seed {given.seed}")
+    if harness.not_run:
+        print(f"not run, {len(harness.not_run)}: {', '.join(sorted(map(str, harness.not_run)))}")
+    for error in harness.errors:
+        print(f"not made: {error}")
+    if not given.only and not given.app and harness.rows:
+        keep(harness)
+    if given.record:
+        record(harness)
+    missing = [case for case in harness.not_run if case.app in WHOLE_APPS and len(case.faults) == 1]
+    return 0 if well and not harness.errors and not missing and harness.rows else 1

@@ -1,0 +1,223 @@
+"""What breaks between the application and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.database import DATABASE
+from tests.lab.faults.server import APP, seen
+from tests.lab.faults.table import LabError, fault, wait_until
+
+if TYPE_CHECKING:
+    from tests.lab.lab import Lab
+
+HOSTS = Path("/etc/hosts")
+NAME = "db-1.internal"
+
+
+def nft(lab: Lab, *rules: str) -> None:
+    """Add rules to a chain that every packet of this network passes."""
+    script = "table inet lab {\nchain output {\ntype filter hook output priority 0;\n}\n}\n"
+    script += "".join(f"add rule inet lab output {rule}\n" for rule in rules)
+    lab.in_own_network("nft", "-f", "-", told=script)
+
+
+def named(lab: Lab, address: str = "127.0.0.1") -> None:
+    """Let the name of the database's host lead to an address; "" to none."""
+    lab.in_own_network("true")
+    line = f"{address} {NAME}\n" if address else ""
+    HOSTS.write_text(f"127.0.0.1 localhost\n{line}")
+
+
+@fault("postgres_unreachable", "none")
+def postgres_unreachable(lab: Lab) -> str:
+    """Drop every packet to the server's port and from it, without a word."""
+    port = lab.server.port
+    nft(lab, f"tcp dport {port} drop", f"tcp sport {port} drop")
+    return f"every packet to and from port {port} is dropped"
+
+
+@fault("postgres_unreachable", "none")
+def syn_dropped(lab: Lab) -> str:
+    """A firewall lets nobody new through; what is connected works."""
+    nft(lab, f"tcp dport {lab.server.port} tcp flags & (syn|ack) == syn drop")
+    seen(lab, 200)
+    return f"every SYN to port {lab.server.port} is dropped; a login over an open connection answered 200"
+
+
+@fault("postgres_unreachable", "none")
+def name_unresolved(lab: Lab) -> str:
+    """The name of the server's host is known no more."""
+    named(lab)
+    lab.fill(host=NAME)
+    lab.restart()
+    named(lab, "")
+    return f"{NAME} resolves no more"
+
+
+@fault("black_hole", "none")
+def black_hole(lab: Lab) -> str:
+    """Something in between forgets the established flows and drops their packets; new ones pass."""
+    ports = _flows(lab)
+    nft(lab, *(f"tcp {side} {port} drop" for port in ports for side in ("sport", "dport")))
+    return f"the packets of {len(ports)} established flows are dropped; a new connection works"
+
+
+@fault("black_hole", "restart", apps=("guide", "reference", "psycopg2"))
+def black_hole_of_a_full_pool(lab: Lab) -> str:
+    """The same, where the pool may have no more connections than those."""
+    lab.fill(pool_maximum=2)
+    lab.restart()
+    return black_hole(lab)
+
+
+def _flows(lab: Lab) -> list[int]:
+    """The application's ports of its established connections to the server."""
+    shown = subprocess.run(
+        ["ss", "-Htn", "state", "established", "dport", "=", f":{lab.server.port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    ports = [int(line.split()[2].rpartition(":")[2]) for line in shown.stdout.splitlines()]
+    if not ports:
+        raise LabError("the application has no connection to the server")
+    return ports
+
+
+# -- a proxy in between ------------------------------------------------------------------------------------
+
+
+def _through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.Popen[str]:
+    """Put a proxy between the application and PostgreSQL, and see the application work through it."""
+    port = lab.free_port()
+    proxy = lab.other("proxy", listen=port, to=lab.server.port)
+    lab.fill(port=port, **values)
+    lab.restart()
+    if set(lab.logins(logins)) != {200}:
+        raise LabError("logins fail through the proxy")
+    return proxy
+
+
+@fault("proxy_hang", "none")
+def proxy_hang(lab: Lab) -> str:
+    """The proxy acknowledges everything and delivers nothing, also what is new."""
+    _through_a_proxy(lab).send_signal(signal.SIGUSR1)
+    return "the proxy between the application and PostgreSQL accepts and delivers nothing"
+
+
+@fault("proxy_hang", "restart", apps=("guide", "reference", "psycopg2"))
+def proxy_hang_mended(lab: Lab) -> str:
+    """The proxy forgot the established flows, and acknowledges them; it serves new ones."""
+    _through_a_proxy(lab, logins=2, pool_maximum=2).send_signal(signal.SIGUSR2)
+    lab.users(count=2)
+    wait_until(lambda: lab.login() != 200, "logins fail")
+    return "the proxy delivers nothing on the established flows, and works for new connections"
+
+
+@fault("idle_cut", "none")
+def idle_cut(lab: Lab) -> str:
+    """The proxy closes idle connections."""
+    _through_a_proxy(lab).send_signal(signal.SIGINT)
+    return "the proxy closed the application's idle connections"
+
+
+@fault("idle_cut", "none")
+def idle_reset(lab: Lab) -> str:
+    """The proxy resets idle connections."""
+    _through_a_proxy(lab).send_signal(signal.SIGQUIT)
+    return "the proxy reset the application's idle connections"
+
+
+# -- another node ------------------------------------------------------------------------------------------
+
+
+def _fail_over(lab: Lab, host: str, port: int) -> None:
+    """A standby takes over, and the server comes back as the standby of it; the application meets that one."""
+    lab.others.mkdir(exist_ok=True)
+    (lab.others / "db-2").mkdir(mode=0o700)
+    lab.server.follow(lab.server.standby(lab.others / "db-2", host, port))
+    wait_until(lambda: 200 not in lab.logins(4), "every login fails to write", seconds=30)
+
+
+@fault("wrong_node", "none")
+def wrong_node(lab: Lab) -> str:
+    """The database fails over, and the application's settings still name the old node."""
+    _fail_over(lab, "127.0.0.1", lab.free_port())
+    return "a standby was promoted; the application is connected to the old node, which follows it now"
+
+
+@fault("wrong_node", "restart")
+def name_moved(lab: Lab) -> str:
+    """The database fails over, its name moves on, and the application keeps its connections to the old node."""
+    named(lab)
+    lab.fill(host=NAME)
+    lab.restart()
+    _fail_over(lab, "127.0.0.2", lab.server.port)
+    named(lab, "127.0.0.2")
+    return f"a standby was promoted and {NAME} leads to it; the application is connected to the old node"
+
+
+# -- PgBouncer ---------------------------------------------------------------------------------------------
+
+BOUNCER = """
+[databases]
+{database} = host=127.0.0.1 port={to} dbname={database}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = plain
+auth_file = users.txt
+pool_mode = transaction
+default_pool_size = 2
+max_client_conn = 200
+{more}
+"""
+
+
+def _through_pgbouncer(lab: Lab, more: str) -> int:
+    """Put PgBouncer between the application and PostgreSQL, and see the application work; its port."""
+    program = shutil.which("pgbouncer", path=f"{os.defpath}:/usr/sbin")
+    if not program:
+        raise LabError("this needs PgBouncer; on Debian: apt install pgbouncer")
+    port, password = lab.free_port(), lab.server.passwords[APP]
+    lab.others.mkdir(exist_ok=True)
+    (lab.others / "users.txt").write_text(f'"{APP}" "{password}"\n')
+    settings = BOUNCER.format(database=DATABASE, to=lab.server.port, port=port, more=more)
+    (lab.others / "pgbouncer.ini").write_text(settings)
+    lab.started(program, "-q", "pgbouncer.ini")
+    wait_until(lambda: lab.listens(port), "PgBouncer accepts connections")
+    lab.fill(port=port)
+    lab.restart()
+    if set(lab.logins(8)) != {200}:
+        raise LabError("logins fail through PgBouncer")
+    return port
+
+
+def _all_servers_busy(lab: Lab, port: int) -> None:
+    """Another client of PgBouncer keeps both of its connections to PostgreSQL, in two open transactions."""
+    lab.strangers("BEGIN", "SELECT 1", count=2, user=APP, name="export", port=port)
+    lab.users()
+    waits = f"SELECT count(*) = 2 FROM pg_stat_activity WHERE usename = '{APP}' AND state LIKE 'idle in%'"
+    wait_until(lambda: lab.server.sql(waits)[0][0], "both server connections are in a transaction")
+
+
+@fault("pgbouncer_queue", "none")
+def pgbouncer_queue(lab: Lab) -> str:
+    """PgBouncer's two server connections are taken by another client; the application's role may ask it."""
+    _all_servers_busy(lab, _through_pgbouncer(lab, f"stats_users = {APP}"))
+    return "another client of PgBouncer keeps both of its server connections in open transactions"
+
+
+@fault("unknown", "none")
+def pgbouncer_mute(lab: Lab) -> str:
+    """The same, where the application's role may not ask PgBouncer anything."""
+    _all_servers_busy(lab, _through_pgbouncer(lab, ""))
+    return "another client of PgBouncer keeps both of its server connections; SHOW POOLS is not allowed"
