@@ -1,8 +1,6 @@
 # What a person types. `make` alone lists it.
 PYTHON ?= python3
 FAULT ?= slot_leak
-MINUTES ?= 31
-CUT ?= 240
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 # Nobody's environment may change what a test sees.
@@ -60,7 +58,7 @@ faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (6
 	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
 
 idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
-	@$(BIN)/python scripts/idle $(MINUTES) --cut $(CUT)
+	@$(BIN)/python scripts/idle $(or $(MINUTES),31) --cut $(or $(CUT),240)
 
 bench: .venv/test ## side by side with psycopg2.pool and with the steps by hand; writes bench/results
 	@$(BIN)/python bench/checkout.py

@@ -205,8 +205,8 @@ class Postgres:
         if not self.running():
             (self.data / "postgresql.auto.conf").write_text("")
             self.start()
-        self.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        self.sql(  # a statement goes on when its client is gone
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             " AND backend_type = 'client backend'"
         )
         self.sql("ALTER SYSTEM RESET ALL")
