@@ -73,7 +73,8 @@ _FRAME = re.compile(r'^\s+File "([^"]{1,300})", line (\d{1,7}), in (\S{1,100})')
 _LIBRARY = re.compile(r"site-packages/|dist-packages/|/lib/python\d|^<")
 _CHAINED = ("Traceback", "During handling of", "The above exception")
 # Of lines without a traceback those that say most, the most telling first.
-_TELLING = ("sql_error", "other_dependency", "login_error", "server_error")
+_TELLING = ("sql_error", "other_dependency", "login_error")
+_ACCESS = re.compile(r"HTTP/\d\.\d|: 5\d\d, ")  # says what was answered, not why
 _LONGEST_LINE = 4096  # characters; of a longer line the ends are searched
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
@@ -261,9 +262,13 @@ def last_error(lines: list[str]) -> Optional[dict[str, Any]]:
             told, inside = {"text": line.strip()[:_LONGEST_LINE], "at": at}, False
     if told:
         return told
-    samples = summarize(lines, None)["samples"]
-    found = next((samples[name] for name in _TELLING if name in samples), None)
-    return {"text": found, "at": None} if found else None
+    for name in _TELLING:
+        said = [
+            line for line in lines if PATTERNS[name].search(_ends(line).lower()) and not _ACCESS.search(line)
+        ]
+        if said:
+            return {"text": said[-1].strip()[:_LONGEST_LINE], "at": None}
+    return None
 
 
 def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:

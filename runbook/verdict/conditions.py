@@ -401,14 +401,12 @@ def threads_stuck(facts: Facts) -> Answer:
     stuck = doing.stuck_loop(facts, looks)
     if refused and stuck:
         return yes("process", f"{stuck}, and {count(refused, 'client')} waited to be accepted")
-    waiting = doing.standing(facts, looks)
-    if any(facts.state_at(local) is None for local in waiting):
+    waiting = doing.unanswered(facts)
+    if waiting is None:
         return unread(facts, "activity", "whether threads wait for a session that PostgreSQL does not have")
-    lost = [local for local in waiting if facts.state_at(local) == "none"]
+    lost = sum(state == "none" for _, state in waiting.values())
     if lost:
-        return yes(
-            "process", f"threads wait on {count(len(lost), 'connection')} that has no session in PostgreSQL"
-        )
+        return yes("process", f"threads wait on {count(lost, 'connection')} without a session in PostgreSQL")
     return no(
         "process",
         "every client was accepted at once, so the event loop comes round"
@@ -590,12 +588,7 @@ def socket_shared_and_used(facts: Facts) -> Answer:
     words = f"{count(len(shared), 'connection')} shared by processes"
     if shared and facts.logged("protocol_error"):
         return yes("log", f"{words}, and protocol errors in the log")
-    lost = [
-        local
-        for local, inode in doing.standing(facts, facts.looks).items()
-        if inode in shared and facts.state_at(local) not in ("active", None)
-    ]
-    if lost:
+    if any(inode in shared for inode, _ in (doing.unanswered(facts) or {}).values()):
         return yes("process", f"{words}; a thread waits on one for an answer that another process has taken")
     both = [inode for inode, pids in doing.waiting_on(facts).items() if inode in shared and len(pids) > 1]
     if both:
@@ -956,7 +949,7 @@ def nobody_holds_long(facts: Facts) -> Answer:
     open_question = _living_holders(facts, "how long connections are held")
     if open_question.value is not None or not pool_is_exhausted(facts).value:
         return open_question
-    if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
+    if facts.backends is None or 2 * len(facts.backends) < (facts.maximum or 4):
         return open_question
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)

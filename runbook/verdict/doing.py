@@ -164,6 +164,21 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
     return {known.get(inode, ""): inode for _, inode, _ in sorted(still)}
 
 
+def unanswered(facts: Facts) -> Optional[dict[str, tuple[int, str]]]:
+    """Local end → (inode, state of the session) of the connections on which a thread has stood still since
+    before the server was asked, and on which the server was not at work; None where that cannot be told."""
+    before = before_the_probe(facts)
+    if before is None or len(facts.looks) < 2:
+        return None
+    waiting = {local: (inode, facts.state_at(local)) for local, inode in standing(facts, facts.looks).items()}
+    looked = (facts.now or 0.0) + (number(before.get("second")) or 0.0)
+    if waiting and (facts.database_now is None or facts.database_now < looked):
+        return None
+    if any(state is None for _, state in waiting.values()):
+        return None
+    return {local: (inode, state) for local, (inode, state) in waiting.items() if state and state != "active"}
+
+
 # Processor seconds that no idle process takes while logins are probed, and that every login takes.
 _WORK_SECONDS = 0.02
 
