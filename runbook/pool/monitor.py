@@ -19,12 +19,32 @@ logger = logging.getLogger("runbook.pool")
 HIGH_USAGE = 0.8  # share of the maximum
 # How far back the baseline of the server's counters reaches: so many of them, at least so many seconds apart.
 BASELINES, BASELINE_SECONDS = 12, 270.0
-LOOP_SECONDS = 1.0  # between two signs of life of an event loop
+PULSE_SECONDS = 1.0  # between two signs of life of a thread or an event loop
+GAP_SECONDS = 5.0  # from when on a silence is kept; where all have the same one, the process did not run
 
 _SESSION_COUNTERS = """
     SELECT sessions_killed, sessions_fatal, sessions_abandoned
     FROM pg_stat_database WHERE datname = current_database()
 """
+
+
+class Pulse:
+    """Signs of life, and the last long silence between two of them."""
+
+    def __init__(self) -> None:
+        self.gap: dict[str, object] | None = None
+        self._last = clock()
+
+    def beat(self) -> None:
+        """Here is one."""
+        now = clock()
+        if now - self._last > GAP_SECONDS:
+            self.gap = {"seconds": round(now - self._last, 3), "ended_at": utc_now()}
+        self._last = now
+
+    def age(self) -> float:
+        """Seconds since the last one."""
+        return clock() - self._last
 
 
 class Monitor:
@@ -38,6 +58,7 @@ class Monitor:
     def __init__(self, pool: Pool) -> None:
         self.last_error: str | None = None
         self.baseline: deque[dict[str, object]] = deque(maxlen=BASELINES)
+        self.pulse = Pulse()
         self._baseline_at = float("-inf")
         self._pool = pool
         self._beat: float | None = None
@@ -89,7 +110,11 @@ class Monitor:
                 self.last_error = " ".join(f"{type(error).__name__}: {error}".split())
                 logger.exception("Error in database monitor")
             self._beat = clock()
-            self._called.wait(max(0.0, ticked + self._pool.settings.monitor_interval - clock()))
+            while not self._called.is_set() and clock() < ticked + self._pool.settings.monitor_interval:
+                self.pulse.beat()
+                left = ticked + self._pool.settings.monitor_interval - clock()
+                self._called.wait(max(0.0, min(PULSE_SECONDS, left)))
+            self.pulse.beat()
 
     def _tick(self) -> None:
         self._look_after_connections()
@@ -131,21 +156,18 @@ class Monitor:
                 return
 
 
-class LoopHeartbeat:
+class LoopHeartbeat(Pulse):
     """A sign of life from the running event loop every second, for as long as the loop exists."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._beat()
-
-    def age(self) -> float:
-        """Seconds since the loop last came round."""
-        return clock() - self._last
+        self._again()
 
     def closed(self) -> bool:
         """Whether the loop is closed, so that its silence means nothing."""
         return self._loop.is_closed()
 
-    def _beat(self) -> None:
-        self._last = clock()
-        self._loop.call_later(LOOP_SECONDS, self._beat)
+    def _again(self) -> None:
+        self.beat()
+        self._loop.call_later(PULSE_SECONDS, self._again)

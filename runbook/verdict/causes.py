@@ -413,6 +413,7 @@ CAUSES: tuple[Cause, ...] = (
             c.any_of(
                 c.last_words("57P01", "ended by an administrator or a restart"), c.login_healed_at_the_restart
             ),
+            c.dead_ones_matter,
         ),
         if_login_still_fails,
         _TOO_LATE,
@@ -422,7 +423,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_crash_recovery",
         "a crash of another backend made PostgreSQL end every session",
-        (c.last_words("57P02", "a crash of another server process"),),
+        (c.last_words("57P02", "a crash of another server process"), c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         say("find the crash in the log of {target}"),
@@ -431,7 +432,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_session_timeout",
         "PostgreSQL ends the app's idle sessions (idle_session_timeout)",
-        (c.last_words("57P05", "idle_session_timeout"),),
+        (c.last_words("57P05", "idle_session_timeout"), c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -443,7 +444,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_in_transaction_timeout",
         "PostgreSQL ends sessions that idle in a transaction",
-        (c.last_words("25P03", "idle_in_transaction_session_timeout"),),
+        (c.last_words("25P03", "idle_in_transaction_session_timeout"), c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -454,7 +455,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "transaction_timeout",
         "PostgreSQL ends transactions that take too long",
-        (c.last_words("25P04", "transaction_timeout"),),
+        (c.last_words("25P04", "transaction_timeout"), c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -464,7 +465,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "sessions_terminated",
         "somebody terminated the app's sessions",
-        (c.last_words("57P01", "ended by an administrator"), c.server_not_restarted),
+        (c.last_words("57P01", "ended by an administrator"), c.server_not_restarted, c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         say(f"find the job that calls pg_terminate_backend() on {{target}} and stop it; {_HEALS}"),
@@ -473,7 +474,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_cut",
         "something in between cut idle connections",
-        (c.cut_without_a_word,),
+        (c.cut_without_a_word, c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         say(
@@ -483,11 +484,17 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "host_suspended",
-        "this machine was suspended and its connections died meanwhile",
-        (c.clock_stood_still, c.dead_connections_held),
+        "this machine, or the app on it, was suspended, and connections died meanwhile",
+        (
+            c.any_of(c.clock_stood_still, c.heartbeats_share_a_gap),
+            c.dead_connections_held,
+            c.dead_ones_matter,
+        ),
         if_login_still_fails,
         _TOO_LATE,
-        say("a suspended machine is no server; look at the hypervisor's log"),
+        say(
+            "find out who suspended it: the hypervisor's log, a snapshot, or the freezer of its control group"
+        ),
     ),
     Cause(
         "stale_configuration",

@@ -379,6 +379,16 @@ def clock_stood_still(facts: Facts) -> Answer:
     )
 
 
+def heartbeats_share_a_gap(facts: Facts) -> Answer:
+    """P: every heartbeat of the app fell silent and came back at the same moment: none of it ran meanwhile."""
+    if facts.pool is None:
+        return unread(facts, "pool", "whether the whole app stood still for a while")
+    if facts.gap is None:
+        return no("pool", "no silence that all heartbeats of the app share")
+    ago = f", until {facts.now - facts.gap[1]:.0f} s ago" if facts.now is not None else ""
+    return yes("pool", f"the whole app stood still for {facts.gap[0]:.0f} s{ago}: it was frozen")
+
+
 def threads_stuck(facts: Facts) -> Answer:
     """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have."""
     hangs = login_hangs(facts)
@@ -551,6 +561,36 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
     return Answer(None, f"{words}, and the app's log has none of them", "sockets")
 
 
+def dead_ones_matter(facts: Facts) -> Answer:
+    """U, S, L: the login works again, or the app still has dead connections: it did not replace them.
+
+    Each dead connection that is replaced fails one request. Where they are gone and the login fails all the
+    same, it fails for another reason.
+    """
+    if facts.login_fails is None:
+        return unread(facts, "login", "whether the login still fails")
+    if not facts.login_fails:
+        return yes("login", "the login works again")
+    after = facts.sample("after_login")
+    if after is None or facts.held is None:
+        return unread(facts, "sockets", "whether the dead connections were replaced")
+    other = another_exception(facts)
+    if other.value:
+        return no("log", f"the login fails for another reason: {other.text}")
+    dead = [sum(1 for row in sample if _is_dead(row)) for sample in (facts.held, after)]
+    if dead[1]:
+        return yes("sockets", f"{count(dead[1], 'dead connection')} still held after the probe")
+    failures = facts.logged_now("server_closed", "dead_connection")
+    if failures is None:
+        return unread(facts, "log", "whether the dead connections were replaced")
+    words = f"{count(failures, 'line')} about a lost connection during the probe, for {count(dead[0], 'dead connection')}"
+    return (yes if failures > dead[0] else no)("log", words)
+
+
+def _is_dead(row: dict[str, Any]) -> bool:
+    return row.get("state") != "ESTAB" or bool(row.get("recv_q"))
+
+
 def cut_without_a_word(facts: Facts) -> Answer:
     """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited."""
     missing = _words(facts, "whether something cut connections without a word")
@@ -563,6 +603,8 @@ def cut_without_a_word(facts: Facts) -> Answer:
         if row.get("in_use") is False and (number(row.get("idle_seconds")) or 0) >= IDLE_SECONDS
     ]
     longest = max((number(row.get("idle_seconds")) or 0.0 for row in idle), default=0.0)
+    if idle and facts.gap and facts.now is not None and longest < facts.now - facts.gap[1] + 2 * facts.gap[0]:
+        return no("pool", f"{count(len(idle), 'connection')} cut while the app itself stood still")
     words = (
         f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
     )

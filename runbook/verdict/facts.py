@@ -17,6 +17,8 @@ OLD_SECONDS = 30.0
 IDLE_SECONDS = 2.0
 # How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
 EXHAUSTED_SECONDS = 60.0
+# Heartbeats come every second; silences that differ by no more than this are one and the same.
+GAP_SECONDS = 3.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
@@ -292,6 +294,22 @@ class Facts:
     def active_backend(self, holder: dict[str, Any]) -> bool:
         """Is the server at work for this holder of a connection?"""
         return text(self.session(holder.get("backend_pid")).get("state")) == "active"
+
+    @property
+    def gap(self) -> Optional[tuple[float, float]]:
+        """(seconds, end since the epoch) of a silence that all heartbeats of the app share; None without one.
+
+        At least two heartbeats tell it: one alone may have been busy.
+        """
+        beats = [mapping(one) for s in self.pool or [] for one in (s.get("monitor"), s.get("loop")) if one]
+        gaps = [mapping(beat.get("gap")) for beat in beats]
+        seconds = [number(gap.get("seconds")) for gap in gaps]
+        ends = [seconds_of(gap.get("ended_at")) for gap in gaps]
+        known, ended = [s for s in seconds if s is not None], [e for e in ends if e is not None]
+        if len(beats) < 2 or len(known) < len(beats) or len(ended) < len(beats):
+            return None
+        alike = max(known) - min(known) < GAP_SECONDS and max(ended) - min(ended) < GAP_SECONDS
+        return (min(known), max(ended)) if alike else None
 
     # S, sockets
 

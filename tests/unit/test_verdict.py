@@ -206,7 +206,6 @@ def with_terminated_sessions(incident: Incident) -> Incident:
         (authentication_failed, with_app_down, "authentication_failed", ["app_down"]),
         (app_resources, with_lock, "app_resources", ["lock_contention"]),
         (lock_contention, with_stale_configuration, "lock_contention", ["stale_configuration"]),
-        (app_resources, with_terminated_sessions, "app_resources", ["sessions_terminated"]),
         (stale_configuration, with_dead_monitor, "stale_configuration", ["monitor_dead"]),
         (metric_artefact, with_dead_monitor, "monitor_dead", ["metric_artefact"]),
     ],
@@ -223,6 +222,16 @@ def test_of_two_causes_the_higher_rank_is_the_cause_and_the_other_contributes(
     assert verdict.contributing == sorted(verdict.contributing, key=IDS.index)
     assert cause not in verdict.contributing
     assert IDS.index(cause) < min(map(IDS.index, verdict.contributing))
+
+
+@pytest.mark.parametrize("build", [login_broken, app_resources])
+def test_dead_connections_are_not_why_a_login_fails_for_a_reason_of_its_own(
+    build: Callable[[], Incident],
+) -> None:
+    """Sessions were terminated too, and a restart would not help: what fails does not speak of connections."""
+    before, after = judge(*build()), judge(*with_terminated_sessions(build()))
+    assert (after.cause, after.action) == (before.cause, before.action)
+    assert "sessions_terminated" in dict(after.why_not)
 
 
 @pytest.mark.parametrize("first", ["57P01", "57P02", "57P05", "25P03", "25P04"])

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 HOSTS = Path("/etc/hosts")
 NAME = "db-1.internal"
+FROZEN_SECONDS = 8
 
 
 def nft(lab: Lab, *rules: str) -> None:
@@ -133,6 +135,29 @@ def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
     _through_a_proxy(lab).send_signal(signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
+
+
+@fault("idle_cut", "none")
+def reset_when_used(lab: Lab) -> str:
+    """Something in between has forgotten the idle flows, and answers what comes on them with a reset."""
+    ports = _flows(lab)
+    nft(lab, *(f"tcp sport {port} reject with tcp reset" for port in ports))
+    return f"what is sent on {len(ports)} established flows is answered with a reset; a new connection works"
+
+
+@fault("host_suspended", "none", apps=("reference",))
+def host_suspended(lab: Lab) -> str:
+    """The whole application is frozen for a while, and its idle connections are cut meanwhile."""
+    lab.configure(POSTGRES_POOL_MONITOR_INTERVAL=300)  # it would find them before anybody looks
+    proxy = _through_a_proxy(lab)
+    pids = lab.app_pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(FROZEN_SECONDS)  # time is what this fault is made of
+    proxy.send_signal(signal.SIGINT)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    return f"all {len(pids)} processes of the application were stopped for {FROZEN_SECONDS} s"
 
 
 # -- another node ------------------------------------------------------------------------------------------

@@ -77,7 +77,29 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = DEADLINE_
         time.sleep(POLL_SECONDS)
 
 
-# Two faults at once: the first has the higher rank, so it is the cause, and its restart is the wanted one.
+# Two faults at once: the first is the cause, and its restart is the wanted one. It is made after the second,
+# but for those that change what the running application is not told of.
 PAIRS: list[tuple[str, str]] = [
+    ("postgres_unreachable", "sessions_terminated"),
+    ("postgres_unreachable", "slot_leak"),
+    ("postgres_down", "sessions_terminated"),
     ("postgres_down", "slot_leak"),
+    ("pgbouncer_queue", "stale_configuration"),
+    ("proxy_hang", "stale_configuration"),
+    ("postgres_not_answering", "sessions_terminated"),
+    ("role_limit", "sessions_terminated"),
+    ("role_limit", "slot_leak"),
+    ("authentication_failed", "slot_leak"),
+    ("password_changed", "stale_configuration"),
+    ("app_resources", "sessions_terminated"),
+    ("wrong_node", "stale_configuration"),
+    ("postgres_read_only", "sessions_terminated"),
+    ("lock_contention", "idle_session_timeout"),
+    ("lock_contention", "stale_configuration"),
+    ("slow_trigger", "idle_session_timeout"),
+    ("black_hole", "stale_configuration"),
+    ("slot_leak", "stale_configuration"),
+    ("sessions_terminated", "stale_configuration"),
+    ("login_broken", "sessions_terminated"),
 ]
+MADE_LAST = ("stale_configuration",)
