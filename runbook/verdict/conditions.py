@@ -202,6 +202,23 @@ def new_connection_refused(facts: Facts) -> Answer:
     )
 
 
+def refused_beyond_what_answers(facts: Facts) -> Answer:
+    """N, D: what answers the app is a proxy or pooler that gives up, and behind it PostgreSQL's host refuses."""
+    question = "whether PostgreSQL's host refuses connections behind what answers"
+    answered = _new(facts, question)
+    if answered:
+        return answered
+    kind, phase = facts.new_error.get("kind"), facts.new_phase
+    gives_up = kind in ("closed", "reset") or facts.new_error.get("sqlstate") in ("08P01", "08006", "58000")
+    if not gives_up and not (kind == "timeout" and phase == "query"):
+        return _failed(facts, False)
+    if facts.connection is None:
+        return unread(facts, "connection", question)
+    told = mapping(facts.connection.get("error"))
+    words = f"{facts.target} answers; PostgreSQL itself: {text(told.get('text')) or 'answers'}"
+    return (yes if told.get("kind") == "refused" else no)("connection", words)
+
+
 def new_connection_hangs_in_query(facts: Facts) -> Answer:
     """N: the login at the server worked, and the first query waits: what a full PgBouncer does."""
     return _new(facts, "whether a first query waits") or _failed(
@@ -548,6 +565,8 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
         return (yes if told else no)("log", words)
     if setting and facts.setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
+    if sqlstate == "57P02" and facts.crashed is False:
+        return no("server", "the server's helpers are as old as itself, so it has not recovered from a crash")
     words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
     return Answer(None, f"{words}, and the app's log has none of them", "sockets")
 

@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# A helper of the server that is so much younger than the server itself was started anew, in seconds.
+CRASH_SECONDS = 5.0
 # How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
 EXHAUSTED_SECONDS = 60.0
 # The guide's own monitor interval (step 5), in seconds.
@@ -631,6 +633,14 @@ class Facts:
                 return text(row.get("setting"))
         hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
         return None if hidden else "0"
+
+    @property
+    def crashed(self) -> Optional[bool]:
+        """Has the server recovered from a crash since it was started? Then its helpers are younger than itself."""
+        helper = seconds_of((self.server or {}).get("checkpointer_start"))
+        if helper is None or self.postmaster_start is None:
+            return None
+        return helper - self.postmaster_start > CRASH_SECONDS
 
     @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:
