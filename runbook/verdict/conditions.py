@@ -799,7 +799,8 @@ def slots_without_connection(facts: Facts) -> Answer:
         )
     if facts.held is None:
         return unread(facts, "sockets", "whether used slots have connections")
-    held = len(facts.held)
+    # The probe itself may have opened what was not open before it.
+    held = max(len(facts.held), len(facts.sample("after_login") or []))
     words = f"{count(held, 'socket')} from the app to {facts.target}"
     if held == 0:
         return yes("sockets", words)
@@ -934,6 +935,9 @@ def nobody_holds_long(facts: Facts) -> Answer:
         return open_question
     if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
         return open_question
+    failed = sum(text(s.get("state")) == "idle in transaction (aborted)" for s in facts.backends)
+    if failed:
+        return no("activity", f"{count(failed, 'session')} in a transaction that has failed: nobody uses them")
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
     return (yes if not old else no)(
@@ -995,14 +999,12 @@ def another_exception(facts: Facts) -> Answer:
     if facts.logged_now() is None:
         return unread(facts, "log", "what the app logs when the login fails")
     about = facts.logged_now(
-        "pool_exhausted",
-        "server_closed",
-        "connection_refused",
-        "too_many_clients",
-        "authentication_failed",
-        "starting_up",
+        *("pool_exhausted", "server_closed", "connection_refused"),
+        *("too_many_clients", "authentication_failed", "starting_up"),
     )
-    if about:
+    # A statement that fails and whose connection is then forgotten exhausts the pool, as logins are tried.
+    failed = facts.logged_now("sql_error")
+    if about and not failed:
         return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
     other = facts.logged_now("exception", "login_error", "server_error", "other_dependency", "sql_error") or 0
     words = f"{count(other, 'line')} about another error during the probe"

@@ -346,13 +346,12 @@ class Facts:
     def hidden_words(self) -> int:
         """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
         ended = {
-            (row.get("pid"), row.get("fd")) for row in self.held or [] if row.get("state") == "CLOSE-WAIT"
+            (whole(row.get("pid")), whole(row.get("fd")))
+            for row in self.held or []
+            if row.get("state") == "CLOSE-WAIT"
         }
-        return sum(
-            1
-            for row in self.words or []
-            if row.get("kind") == "bytes" and (row.get("pid"), row.get("fd")) in ended
-        )
+        hidden = [row for row in self.words or [] if row.get("kind") == "bytes"]
+        return sum((whole(row.get("pid")), whole(row.get("fd"))) in ended for row in hidden)
 
     @property
     def silent(self) -> Optional[int]:
