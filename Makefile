@@ -34,7 +34,7 @@ help: ## list the targets
 demo: .venv/demo ## break an app and heal it (FAULT=slot_leak, postgres_down, app_down, sessions_terminated, healthy)
 	@$(BIN)/python scripts/demo $(FAULT)
 
-test: lint unit integration molecule ## everything; needs root or a container engine for real hosts
+test: lint unit integration molecule faults ## everything; needs root or a container engine for real hosts
 
 test-fast: lint unit integration ## everything but the real hosts
 
@@ -54,9 +54,22 @@ integration: .venv/test ## real PostgreSQL, real app, real faults
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule
 
+faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (600); needs root
+	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
+
+idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
+	@$(BIN)/python scripts/idle $(or $(MINUTES),31) --cut $(or $(CUT),240)
+
+bench: .venv/test ## side by side with psycopg2.pool and with the steps by hand; writes bench/results
+	@$(BIN)/python bench/checkout.py
+	@$(BIN)/python bench/diagnose.py
+
 incidents: .venv/test ## every fault in every app, three rounds (ONLY=fault, SEED=n, ROUNDS=n; needs root)
 	@$(BIN)/python scripts/incidents --pairs $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) \
 	  --rounds $(or $(ROUNDS),3)
+
+interruptions: .venv/test ## interrupt rollouts on real hosts at every point (about an hour)
+	@INTERRUPTIONS=all $(BIN)/python scripts/molecule rollout
 
 docs: .venv/demo ## write docs/causes.md from the table of causes
 	@$(BIN)/python -c 'from runbook.report.causes_page import causes_page; print(causes_page(), end="")' > docs/causes.md
@@ -64,4 +77,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule incidents docs clean
+.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean interruptions idle bench

@@ -46,6 +46,8 @@ WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runb
 OWN_APPS = ("reference",)
 FOREIGN_SHARE = 0.8
 WHOLE_APPS = (*OWN_APPS, "guide")  # a sample leaves nothing out of these
+# What faults are made with, and the Debian package of each.
+PROGRAMS = {"unshare": "util-linux", "ip": "iproute2", "nft": "nftables", "pgbouncer": "pgbouncer"}
 INCIDENT_SECONDS = 180  # one that takes longer is ended, and counts as wrong
 UNSHARE = ("unshare", "--net", "--uts", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child")
 
@@ -480,10 +482,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.check:
         return check()
-    if os.geteuid() != 0 or not shutil.which("unshare"):
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)]
+    if os.geteuid() != 0 or missing:
         print(
-            "scripts/incidents: needs root and unshare (util-linux), for a network of its own to drop packets"
-            " in; `scripts/incidents --check` needs neither",
+            "scripts/incidents: needs root, for a network of its own to drop packets in"
+            + (f"; and on Debian: apt install {' '.join(missing)}" if missing else "")
+            + "; `scripts/incidents --check` needs neither",
             file=sys.stderr,
         )
         return 3

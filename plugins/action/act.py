@@ -47,7 +47,7 @@ class ActionModule(ActionBase):
         wanted = verdict.action
         if wanted == "open" and arguments["cause_open"] == "restart" and facts.login_fails and facts.new_ok:
             wanted = "restart"
-        action = decision(seen, wanted)
+        action = decision(seen, wanted, arguments["restart"])
         if action["result"] != "go":
             return action
         refusal = self._refusal(run, facts, action)
@@ -62,13 +62,12 @@ class ActionModule(ActionBase):
     def _refusal(self, run: Run, facts: Facts, action: dict[str, Any]) -> str:
         """The first precondition that does not hold, in words; empty when all do."""
         arguments = self._task.args
-        if arguments["restart"] not in ("auto", "ask"):
-            return f"diagnose_restart is {arguments['restart']}"
         if facts.login_fails is not True:
             return "it was not seen that the login fails"
         if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):
             return f"neither diagnose_service nor diagnose_{action['action']}_command names what to {action['action']}"
-        if facts.new_ok is not True:
+        # The slots that are missing for a new connection may be those that this very app holds.
+        if facts.new_ok is not True and action["cause"] != "connection_slots_full":
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"

@@ -9,31 +9,10 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.report.rollout import planned, seconds_left
 from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.configuration"
-
-
-def seconds_left(elapsed: float, done: int, wanted: int) -> float:
-    """By what the hosts took so far, also where several are done at once."""
-    return elapsed / done * (wanted - done) if done else 0.0
-
-
-def planned(plan: dict[str, Any]) -> list[str]:
-    """What would be done on a host and why: lines for the screen."""
-    lines = []
-    if plan["interrupted"]:
-        told = plan["interrupted"]
-        lines.append(
-            f"finish or undo: rollout {told['run_id']} by {told['who']} was interrupted (at {told['step']})"
-        )
-    lines += [f"write: {words}" for words in plan["write"]]
-    lines += [f"restart: {words}" for words in plan["restart"]]
-    if plan["start"]:
-        lines.append("start: it does not run")
-    elif plan["write"] and not plan["restart"]:
-        lines.append("no restart: every process has the values")
-    return lines or ["nothing to do: file and processes have the values"]
 
 
 class ActionModule(ActionBase):

@@ -20,14 +20,16 @@ from ..module_utils.runbook.report.observation import (
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
-from ..plugin_utils.judged import judged
+from ..plugin_utils.judged import every
 from ..plugin_utils.run import FEW, Run, who
 
-MODULE, EVIDENCE = "pool.runbook.observe", "pool.runbook.evidence"
+MODULE = "pool.runbook.observe"
+EVIDENCE = "pool.runbook.evidence"
 PLAN = "observations/plan.json"
 MINUTES = 5.0  # of observe.yml when nothing else is said
 LONGEST_MINUTES = 60.0  # the processes take no more
-LOOKS, LOOK_SECONDS = 5, 5.0  # so many looks meanwhile, and at least so many seconds apart
+LOOKS = 5  # meanwhile
+LOOK_SECONDS = 5.0  # between two of them at least
 MOST_SCREENS = 5
 
 Document = dict[str, Any]
@@ -69,8 +71,7 @@ class ActionModule(ActionBase):
         if arguments.get("always"):
             minutes = minutes or MINUTES
         hosts = {}
-        for host in run.hosts() if minutes else []:
-            seen = judged(run, host)
+        for host, seen in every(run) if minutes else ():
             if seen and (arguments.get("always") or seen.verdict.confidence != "decided"):
                 hosts[host] = seen
         values: Document = {
@@ -78,19 +79,19 @@ class ActionModule(ActionBase):
             "log_level": arguments["log_level"],
             "stacks": bool(arguments["stacks"]),
         }
-        maxima = {host: self._maximum(host, variables) for host in run.hosts()}
+        labels = run.hosts()
+        maxima = {host: self._maximum(host, variables) for host in labels}
         plan = {
-            "began": time.time(),
             "seconds": minutes * 60,
             "looks": max(1, min(LOOKS, int(minutes * 60 / LOOK_SECONDS))),
             "hosts": {
                 host: {**values, **({"max_connections": maxima[host]} if maxima[host] else {})}
                 for host in hosts
             },
-            "labels": sorted({self._label(run, host) for host in hosts}),
+            "labels": sorted({labels[host] for host in hosts}),
         }
         for label in plan["labels"]:
-            if any(maxima[host] for host in hosts if self._label(run, host) == label):
+            if any(maxima[host] for host in hosts if labels[host] == label):
                 self._refuse_what_does_not_fit(run, variables, label, {h: maxima[h] for h in hosts})
         for host, seen in hosts.items():
             pids = [str(status["pid"]) for status in Facts(seen.host).pool or []]
@@ -124,10 +125,6 @@ class ActionModule(ActionBase):
                 f"{host}: diagnose_observe_maximum is {given!r}: wanted is a whole number from 1 to 1000, or 0"
             )
         return int(given)
-
-    @staticmethod
-    def _label(run: Run, host: str) -> str:
-        return str((run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main"))
 
     def _refuse_what_does_not_fit(
         self, run: Run, variables: Document, label: str, maxima: dict[str, int]
@@ -187,13 +184,14 @@ class ActionModule(ActionBase):
     def _wait(self, run: Run, plan: Document, _: Document) -> None:
         """Until the middle of the look's share of the time, or its end; not when no process took the switch."""
         begun = [run.load(f"observations/{file_name(host)}.begun") for host in plan["hosts"]]
-        if all(one is None or any(row["error"] for row in one["processes"]) for one in begun):
+        ends = [one["ends"] for one in begun if one and not any(row["error"] for row in one["processes"])]
+        if not ends:
             return
-        number = self._task.args.get("look")
-        share = (int(number) - 0.5) / plan["looks"] if number else 1.0
-        until = plan["began"] + plan["seconds"] * share
+        look = self._task.args.get("look")
+        share = (int(look) - 0.5) / plan["looks"] if look else 1.0
+        until = max(ends) - plan["seconds"] * (1 - share)
         if share <= 1 and until > time.time():
-            run.say("", f"observing: {duration(plan['began'] + plan['seconds'] - time.time())} left")
+            run.say("", f"observing: {duration(max(ends) - time.time())} left")
             time.sleep(max(0.0, until - time.time()))
 
     def _look(self, run: Run, plan: Document, variables: Document) -> None:
@@ -236,11 +234,12 @@ class ActionModule(ActionBase):
         document = observation(wanted, begun, self._looks(run, host, plan["looks"]), ended)
         name = f"observations/{file_name(host)}.json"
         run.write(name, document)
-        run.audit(
+        run.append(
+            "audit.log",
             {
                 **{"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "host": host},
                 **{"action": "observe", "result": document["outcome"], "why": headline(document)},
-            }
+            },
         )
         if len(plan["hosts"]) <= MOST_SCREENS:
             run.display.display("\n" + observation_screen(document, f"{run.shown}/{name}"))
@@ -249,7 +248,7 @@ class ActionModule(ActionBase):
 
     def _looks(self, run: Run, host: str, most: int) -> list[Document]:
         """Every look at the host, with the app's sessions on the server at the same moment."""
-        evidence, label = run.load(f"evidence/{file_name(host)}.json"), self._label(run, host)
+        evidence, label = run.load(f"evidence/{file_name(host)}.json"), run.hosts()[host]
         looks = []
         for number in range(1, most + 1):
             look = run.load(f"observations/looks/{file_name(host)}-{number}.json")

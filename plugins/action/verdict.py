@@ -30,16 +30,17 @@ class ActionModule(ActionBase):
         For all others it is noted here that nothing is done, and why.
         """
         result = super().run(tmp, task_vars)
-        run = Run.of(task_vars or {})
-        acting = []
+        variables = task_vars or {}
+        run, acting = Run.of(variables), []
         for host, seen in every(run):
             if seen is None:
                 continue
             verdict = seen.verdict
             words = f"{verdict.cause}, {verdict.confidence}: {verdict.title}"
             run.say(host, f"{words}. {WORDS[verdict.action]}: {verdict.why_action}")
-            if verdict.action == "none":
-                run.note(f"actions/{file_name(host)}.json", decision(seen, "none"))
+            restart = variables["hostvars"][host].get("diagnose_restart", "auto")
+            if verdict.action == "none" or restart == "never":
+                run.note(f"actions/{file_name(host)}.json", decision(seen, verdict.action, restart))
             else:
                 acting.append(host)
         result.update(changed=False, ansible_facts=run.facts(acting=acting))

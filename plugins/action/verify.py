@@ -6,7 +6,8 @@ from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.verdict.conditions import statuses
+from ..module_utils.runbook.report.build import login_of
+from ..module_utils.runbook.report.words import answers
 from ..module_utils.runbook.verdict.facts import Facts, mapping, whole
 from ..plugin_utils.judged import judged
 from ..plugin_utils.run import Run
@@ -27,9 +28,9 @@ class ActionModule(ActionBase):
         run, host = Run.of(variables), variables["inventory_hostname"]
         seen = judged(run, host)
         facts = Facts(seen.host if seen else None, seen.database if seen else None)
-        wrong = []
-        if facts.login_failed is not False or facts.login_fails is not False:
-            wrong.append(f"the login: {statuses(facts) if facts.rounds else facts.reason('login')}")
+        logins = [login_of(facts, 0), login_of(facts, -1)]
+        login = ", then ".join(dict.fromkeys(answers(one) for one in logins if one)) or facts.reason("login")
+        wrong = [] if all(one and one["ok"] for one in logins) else [f"the login: {login}"]
         for status in facts.pool or []:
             counts = mapping(status.get("count"))
             if whole(counts.get("used")) >= HEALTHY * whole(counts.get("maximum")):
@@ -41,7 +42,7 @@ class ActionModule(ActionBase):
             if facts.pool
             else ""
         )
-        words = "; ".join(wrong) or f"login {statuses(facts)}; {pools or 'no status socket to ask'}"
+        words = "; ".join(wrong) or f"login {login}; {pools or 'no status socket to ask'}"
         run.say(host, f"{'NOT VERIFIED' if wrong else 'verified'}: {words}")
         result.update(changed=False, failed=bool(wrong), msg=words)
         return result

@@ -21,7 +21,15 @@ class Judged(NamedTuple):
 
 def judged(run: Run, host: str) -> Optional[Judged]:
     """The verdict over one host; None when it gave no evidence. Cheap and pure, so it is never kept."""
-    return next((seen for name, seen in every(run) if name == host), None)
+    evidence = run.load(f"evidence/{file_name(host)}.json")
+    if evidence is None:
+        return None
+    label = (run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main")
+    return _judged(evidence, run.database_of(label))
+
+
+def _judged(evidence: dict[str, Any], database: Optional[dict[str, Any]]) -> Judged:
+    return Judged(evidence, database, judge(evidence, database))
 
 
 def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
@@ -31,16 +39,14 @@ def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
         if label not in databases:
             databases[label] = run.database_of(label)
         evidence = run.load(f"evidence/{file_name(host)}.json")
-        if evidence is None:
-            yield host, None
-        else:
-            yield host, Judged(evidence, databases[label], judge(evidence, databases[label]))
+        yield host, None if evidence is None else _judged(evidence, databases[label])
 
 
-def decision(seen: Judged, wanted: str) -> dict[str, Any]:
+def decision(seen: Judged, wanted: str, restart: str) -> dict[str, Any]:
     """An action as the run keeps it: with the result ``go``, or with the reason why there is none.
 
-    ``wanted``: start, restart, none or open. The preconditions of a start or restart are not asked yet.
+    ``wanted``: start, restart, none or open; ``restart``: diagnose_restart. No other precondition of a start
+    or restart is asked yet.
     """
     verdict, facts = seen.verdict, Facts(seen.host, seen.database)
     acts = wanted in ("start", "restart")
@@ -54,6 +60,8 @@ def decision(seen: Judged, wanted: str) -> dict[str, Any]:
         "login": None,
         "cause": verdict.cause,
     }
+    if acts and restart not in ("auto", "ask"):
+        decided.update(result="refused", why=f"diagnose_restart is {restart}")
     lock = (facts.process or {}).get("lock")
     if lock:
         words = f"{lock['who']} is acting on this host since {lock['since']} (run {lock['run_id']})"

@@ -29,8 +29,10 @@ from .service import Failed, Lock, Refused, audit, call, prove
 
 _HEADER = "# Ansible managed (role rollout of pool.runbook): what is edited here is overwritten.\n"
 _POLL = 0.2  # seconds between two looks; no event tells that a service is ready, or a connection gone
-_ASK, _CONNECT, _CHECK, _RESTART = 2.0, 10.0, 30.0, 120.0  # seconds for one of each
+_ASK, _CONNECT, _CHECK, _LOGIN, _RESTART = 2.0, 10.0, 30.0, 20.0, 120.0  # seconds for one of each
+_MOST = 100  # logins that may find a dead connection before the host counts as ill
 _DRAINED = "out of traffic"  # what /readyz says when nothing else keeps it from being ready
+_WILL_PASS = {"200", "timeout", "503", "refused", "reset"}  # answers to a login that a cold or busy app gives
 _HIDDEN = "(secret)"
 # What the server gives to all pools together; others' sessions are visible to every role, by their owner.
 _HEADROOM = """
@@ -314,8 +316,9 @@ def _ill(request: Request, seen: Seen) -> list[str]:
     ]
     if request["probe"]:
         probe = login.Probe(request["login_url"], request["login_username"], request["login_password"])
-        told = probe.round(max(3, 2 * len(seen.pools)))
-        problems.append("" if told["ok"] else f"the login fails: {told['detail']}")
+        attempts = request["login_attempts"] or max(3, 2 * len(seen.pools))
+        rounds = login.collect(probe, attempts, _MOST, time.monotonic() + _LOGIN)["rounds"]
+        problems.append("" if rounds[-1]["ok"] else f"the login fails: {rounds[-1]['detail']}")
     return [f"not healthy: {words}" for words in problems if words]
 
 
@@ -456,8 +459,10 @@ def _gate(request: Request, values: Values, main: int) -> None:
             raise Failed(f"not ready within {request['ready_timeout']:g} s: {words}")
         time.sleep(_POLL)
     told = prove(request)
-    if not told["ok"]:
-        raise Failed(f"the login fails: {told['detail']}")
+    while not told["ok"]:
+        if time.monotonic() >= deadline or not _WILL_PASS.issuperset(told["by_status"]):
+            raise Failed(f"the login fails: {told['detail']}")
+        told = prove(request)
 
 
 def _not_yet(request: Request, seen: Seen, values: Values) -> str:

@@ -186,12 +186,10 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         Job(_LOOK, lambda: looks.look("during_login")).view()
     if words:
         Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
-    hangs = not probe.ends_within(_SECOND_LOOK)
-    if hangs:
+    if not probe.ends_within(_SECOND_LOOK):
         Job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
-    if hangs:
-        Job(_LOOK, lambda: looks.look("after_login")).view()
+    Job(_LOOK, lambda: looks.look("after_login")).view()
     if views["process"]["data"]:
         views["process"]["data"]["looks"] = looks.looks
     if words:
@@ -263,13 +261,31 @@ def _peers(database: Optional[dict[str, Any]]) -> list[str]:
 def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Tried with the settings; where those are not known, a knock at the one place that the app is connected to."""
     if config.database:
-        return new_connection.collect(config.database, config.password, _CONNECT)
+        data = new_connection.collect(config.database, config.password, _CONNECT)
+        elsewhere = [
+            row["peer"] for row in rows if row["state"] == "ESTAB" and row["peer"] not in _places(data)
+        ]
+        if data["ok"] and elsewhere:
+            data["live"] = _node(config, max(elsewhere, key=elsewhere.count))
+        return data
     peers = {row["peer"] for row in rows}
     if len(peers) != 1:
         raise Unread(f"the app's database is not known: {config.reason}")
     host, _, port = peers.pop().rpartition(":")
     place = {"host": host.strip("[]"), "port": int(port), "name": "postgres", "user": ""}
     return new_connection.collect(place, None, _CONNECT)
+
+
+def _places(data: dict[str, Any]) -> list[str]:
+    return [join_address(address, data["port"]) for address in data["addresses"]]
+
+
+def _node(config: settings.Settings, peer: str) -> dict[str, Any]:
+    """What the server says of itself that the app is connected to, where its settings lead to another by now."""
+    host, _, port = peer.rpartition(":")
+    place = {**(config.database or {}), "host": host.strip("[]"), "port": int(port)}
+    told = new_connection.collect(place, config.password, 2.0)
+    return {"peer": peer, "server": told["server"], "error": told["error"] and told["error"]["text"]}
 
 
 def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, end: float) -> dict[str, Any]:

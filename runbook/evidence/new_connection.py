@@ -56,6 +56,7 @@ def reach(
         "error": None,
         "server": None,
         "pgbouncer": None,
+        "live": None,
     }
     connection: Optional[Connection] = None
     try:

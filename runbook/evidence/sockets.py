@@ -19,10 +19,12 @@ from . import proc
 from .wire import parse_error_fields, read_messages
 
 _PIDFD_GETFD = 438  # the same number on every architecture
+_USUAL_PORTS = {"5432", "6432"}
 _MOST_PEEKED = 2000
 _MOST_WORDS = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLOSED = 7  # TCP_CLOSE
+_SO_PEERNAME = 28  # asm-generic/socket.h
 
 
 class Watch:
@@ -54,15 +56,16 @@ class Watch:
                 tables[namespace] = proc.tcp_table(pid)
             for fd, inode in sorted(fds.items()):
                 row = tables[namespace].get(inode) or self._reset(pid, fd)
-                if row and self._is_database(row):
+                if row and row["state"] != "LISTEN":
                     rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
+        rows = self._to_database(rows)
         self.samples.append(
             {"moment": moment, "second": round(time.monotonic() - self.started, 3), "sockets": rows}
         )
         return rows
 
     def _reset(self, pid: int, fd: int) -> Optional[dict[str, Any]]:
-        """A TCP socket that the kernel no longer lists was reset; with whom it was can only be supposed."""
+        """A TCP socket that the kernel no longer lists was reset. It still knows with whom it was."""
         try:
             copy = duplicate(pid, fd)
         except OSError:
@@ -70,17 +73,19 @@ class Watch:
         with copy:
             if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
                 return None
-            if copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != _CLOSED or not self.peers:
+            if copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != _CLOSED:
                 return None
+            peer = former_peer(copy)
         counts = {"recv_q": 0, "send_q": 0, "retransmits": 0, "probes": 0}
-        return {"local": f"?:{fd}", "peer": self.peers[0], "state": "RESET", "timer": "off", **counts}
+        return (
+            {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off", **counts} if peer else None
+        )
 
-    def _is_database(self, row: dict[str, Any]) -> bool:
-        if row["state"] == "LISTEN":
-            return False
-        if self.peers:
-            return row["peer"] in self.peers
-        return row["peer"].rpartition(":")[2] in ("5432", "6432")
+    def _to_database(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now."""
+        ports = {peer.rpartition(":")[2] for peer in self.peers} or _USUAL_PORTS
+        found = [row for row in rows if row["peer"] in self.peers]
+        return found or [row for row in rows if row["peer"].rpartition(":")[2] in ports]
 
     def read(self) -> dict[str, Any]:
         """What is unread on every socket of the first sample, and the options that are live on it."""
@@ -164,6 +169,20 @@ def _denial(error: OSError) -> dict[str, str]:
     if error.errno == errno.ENOSYS:
         return {"state": "unsupported", "reason": "this kernel has no pidfd_getfd (Linux 5.6 brought it)"}
     return {"state": "ok", "reason": ""}  # the process or its descriptor went away meanwhile
+
+
+def former_peer(copy: socket.socket) -> str:
+    """``address:port`` that a closed socket was connected to; empty where it was to nothing.
+
+    getpeername() does not tell it of a closed socket, the option SO_PEERNAME does.
+    """
+    size, at = (16, 4) if copy.family == socket.AF_INET else (28, 8)
+    try:
+        raw = copy.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, size)
+    except OSError:
+        return ""
+    address = raw[at : at + (4 if size == 16 else 16)]
+    return proc.socket_address(address, int.from_bytes(raw[2:4], "big"))
 
 
 def live_options(copy: socket.socket) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def collect(
         data, connection = psql.reach(command, target, deadline)
     else:
         data, connection = reach(target, password, deadline)
+        if _not_in_this_database(data):  # what is asked stands in catalogs that all databases share
+            data, connection = reach({**target, "name": "postgres"}, password, deadline)
     connected = _view("ok", "", time.monotonic() - began, data)
     if connection is None:
         reason = data["error"]["text"] if data["error"] else "the server wants a password and none is known"
@@ -76,6 +78,13 @@ def collect(
     finally:
         connection.close()
     return {"connection": connected, **views}
+
+
+def _not_in_this_database(data: dict[str, Any]) -> bool:
+    """Whether it is the database that lets nobody in: it is full, or it is not there."""
+    error = data["error"] or {}
+    full = error.get("sqlstate") == "53300" and error.get("routine") == "CheckMyDatabase"
+    return full or error.get("sqlstate") == "3D000"
 
 
 def read(query: Query, app_user: str, app_database: str, deadline: float) -> dict[str, View]:

@@ -41,6 +41,7 @@ LIFETIME_JITTER = 0.1  # share of the lifetime, so that connections do not all e
 
 _EXPIRED = "expired"
 _random = random.SystemRandom()
+_new = tuple.__new__  # of a NamedTuple, in half the time
 
 
 class PoolTimeout(PoolError):
@@ -189,19 +190,16 @@ class Pool:
         frame = sys._getframe(1)
         while frame.f_code.co_filename in _INSIDE and frame.f_back is not None:
             frame = frame.f_back
-        thread = threading.current_thread()
         stack = stack_of(frame) if self.stacks else None
-        borrower = Borrower(current_request.get(), frame.f_code, frame.f_lineno, thread, long_lived, stack)
+        thread = threading.current_thread()
+        borrower = _new(
+            Borrower, (current_request.get(), frame.f_code, frame.f_lineno, thread, long_lived, stack)
+        )
         since = clock()
-        deadline = since + (self.settings.connection_timeout if timeout is None else timeout)
-        connection = self._take_idle(borrower, since) or self._wait(borrower, since, deadline)
-        while (cause := self._verdict(connection, deadline)) is not None:
-            self._reject(connection, cause)
-            # A silent one has cost time, and its neighbours may be as silent: now only a fresh one will do.
-            silent = cause == "silent"
-            connection = (None if silent else self._take_idle(borrower, clock())) or self._wait(
-                borrower, since, deadline, front=True
-            )
+        with self._lock:
+            connection = self._lease(self._idle.pop(), borrower, since) if self._idle else None
+        if connection is None or not connection.is_sound(since, self.settings.validate_after_idle):
+            connection = self._take_care(connection, borrower, since, timeout)
         if self.seen is not None:
             with self._lock:
                 self._saw(borrower, clock() - since, came=True)
@@ -260,21 +258,9 @@ class Pool:
             held = [connection for connection in (lease() for lease in leases) if connection is not None]
             dead = sum(connection.looks_dead() for connection in [*self._idle, *held])
             counters = replace(self.counters, dead_found=dict(self.counters.dead_found))
-            waiters = list(self._waiters)
             samples = [dict(row) for row in self.switches.seen.rows.values()]
-            return Snapshot(
-                *(
-                    clock(),
-                    self.settings.max_connections,
-                    used,
-                    idle,
-                    self._connecting,
-                    dead,
-                    leases,
-                    waiters,
-                ),
-                *(counters, self.last_connect_error, samples),
-            )
+            at = (clock(), self.settings.max_connections, used, idle, self._connecting, dead, leases)
+            return Snapshot(*at, list(self._waiters), counters, self.last_connect_error, samples)
 
     def settings_changed(self) -> None:
         """After a switch: the monitor takes its new interval, waiters take what a higher maximum allows."""
@@ -320,31 +306,37 @@ class Pool:
 
     # -- taking, waiting, handing over ---------------------------------------------------------------
 
-    def _take_idle(self, borrower: Borrower, now: float) -> PooledConnection | None:
-        with self._lock:
-            if not self._idle:
-                return None
-            connection = self._idle.pop()
-            self._lease(connection, borrower, now)
-            return connection
+    def _take_care(
+        self, connection: PooledConnection | None, borrower: Borrower, since: float, timeout: float | None
+    ) -> PooledConnection:
+        """The long way: this connection if it turns out to be alive, else the next, else one that comes."""
+        deadline = since + (self.settings.connection_timeout if timeout is None else timeout)
+        connection = connection or self._wait(borrower, since, deadline)
+        while (cause := self._verdict(connection, deadline)) is not None:
+            self._reject(connection, cause)
+            # A silent one has cost time, and its neighbours may be as silent: now only a fresh one will do.
+            with self._lock:
+                other = self._idle.pop() if self._idle and cause != "silent" else None
+                connection = self._lease(other, borrower, clock()) if other else None
+            connection = connection or self._wait(borrower, since, deadline, front=True)
+        return connection
 
-    def _lease(self, connection: PooledConnection, borrower: Borrower, now: float) -> None:
+    def _lease(self, connection: PooledConnection, borrower: Borrower, now: float) -> PooledConnection:
         """Lock held. The callback is a plain deque's append: it may run in the middle of anything."""
         lease = Lease(connection, self._lost.append)
         lease.backend_pid, lease.borrower, lease.since = connection.backend_pid, borrower, now
         connection.lease = lease
         self._used.add(lease)
-        self.counters.checkouts += 1
-        self._note_peak()
+        counters, used = self.counters, len(self._used) + self._connecting
+        counters.checkouts += 1
+        counters.peak_used = max(counters.peak_used, used)
+        return connection
 
     def _release(self, lease: Lease) -> None:
         """Lock held."""
         self._used.discard(lease)
         if self.closed and not self._used:
             self._drained.set()
-
-    def _note_peak(self) -> None:
-        self.counters.peak_used = max(self.counters.peak_used, len(self._used) + self._connecting)
 
     def _wait(
         self, borrower: Borrower, since: float, deadline: float, front: bool = False
@@ -430,7 +422,8 @@ class Pool:
 
     def _hand_over(self, connection: PooledConnection) -> bool:
         """Lock held. To whoever waits longest, else to the idle ones; not if the maximum was lowered since."""
-        if self.closed or sum(self._counts()) >= self.settings.max_connections:
+        others = len(self._used) + self._connecting + len(self._idle) + len(self._testing)
+        if self.closed or others >= self.settings.max_connections:
             return False
         if self._waiters:
             waiter = self._waiters.popleft()
@@ -531,7 +524,7 @@ class Pool:
             wanted = min(wanted, 1 - self._connecting)
         number = max(0, min(wanted, self.settings.max_connections - used - idle))
         self._connecting += number
-        self._note_peak()
+        self.counters.peak_used = max(self.counters.peak_used, used + number)
         return number
 
     def _connect(self) -> bool:

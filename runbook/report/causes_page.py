@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..verdict import server
 from ..verdict.causes import (
     CAUSES,
     Cause,
@@ -17,6 +18,7 @@ _RESTART = {
     useless: "does not help",
     if_login_still_fails: "helps only if the login still fails",
     if_a_new_connection_works: "helps only if a new connection works",
+    server.if_we_hold_the_slots: "helps only if the app itself holds most of the slots, for requests that are over",
     if_a_primary_is_reached: "helps only if a fresh connection reaches a primary",
 }
 

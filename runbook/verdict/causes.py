@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from . import conditions as c
-from .facts import POOL_SIZES, Facts, number, rows, text, whole
+from . import server
+from .facts import POOL_SIZES, Facts, number, text, whole
 
-# Guarded: a pid may have been given to another session since the evidence was read.
-_END_SESSION = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{start}'"
-)
 # What a restart would do in this case: True it helps, False it does not, None it is open.
 Restart = Callable[[Facts], Optional[bool]]
 
@@ -88,52 +85,13 @@ def say(*steps: str) -> Callable[[Facts], list[str]]:
     return lambda facts: [step.format(target=facts.target) for step in steps]
 
 
-def _next_slots(facts: Facts) -> list[str]:
-    limits = facts.limits or {}
-    eaters = sorted(rows(limits.get("by_role")), key=lambda row: -whole(row.get("count")))[:3]
-    named = [
-        f"{whole(e.get('count'))} by {text(e.get('role')) or '?'}@{text(e.get('application_name')) or '?'}"
-        f" from {text(e.get('client_address')) or 'a local socket'}"
-        for e in eaters
-    ]
-    first = f"the server says: {text(facts.new_error.get('message'))}"
-    return [first, *([f"who has the slots: {', '.join(named)}; ask their owners"] if named else [])]
-
-
-def _next_bouncer(facts: Facts) -> list[str]:
-    """Who keeps PgBouncer's server connections: the sessions of the app's role that do not idle."""
-    busy = [s for s in facts.backends or [] if text(s.get("state")) not in ("", "idle")]
-    busy.sort(key=lambda session: text(session.get("xact_start")) or "~")
-    steps = [
-        f"pid {whole(s.get('pid'))} keeps one of its server connections: {session_words(facts, s)}"
-        for s in busy[:3]
-    ]
-    steps += ["end what is not wanted: " + end_session(s) for s in busy[:1]]
-    steps.append(f"or raise default_pool_size of PgBouncer at {facts.target}, within the server's headroom")
-    return steps
-
-
-def session_words(facts: Facts, session: dict[str, object]) -> str:
-    """Who a session is, what it does and for how long, in one line."""
-    age = facts.server_age(session.get("xact_start") or session.get("state_change"))
-    since = f" for {age:.0f} s" if age is not None else ""
-    who = f"{text(session.get('role')) or '?'} ({text(session.get('application_name')) or 'no name'},"
-    where = text(session.get("client_address")) or "local"
-    return f"{who} {where}), {text(session.get('state'))}{since}: {text(session.get('query'))[:80]}"
-
-
-def end_session(session: dict[str, object]) -> str:
-    """The statement that ends this session and no other; it rolls its open transaction back."""
-    return _END_SESSION.format(pid=whole(session.get("pid")), start=text(session.get("backend_start")))
-
-
 def _next_lock(facts: Facts) -> list[str]:
     root = c.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
     return [
-        f"the root is pid {whole(root.get('pid'))}, {session_words(facts, root)}",
-        f"ask its owner first; to end it (its open transaction is rolled back): {end_session(root)}",
+        f"the root is pid {whole(root.get('pid'))}, {server.who(facts, root)}",
+        f"ask its owner first; to end it (its open transaction is rolled back): {server.end(root)}",
     ]
 
 
@@ -155,14 +113,12 @@ def _next_holders(facts: Facts) -> list[str]:
     over = [h for h in facts.holders or [] if h.get("request_over") is True]
     if over:
         return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
-    steps = [
-        f"send ticket.md to the owner of {one['site']}: {text(one.get('fix'))}" for one in facts.findings[:1]
-    ]
-    query = c.most_common([text(s.get("query")) for s in facts.resting])
-    who = f"the sessions that nobody gives back ran last: {query[:120]}" if query else ""
-    return [*lock, *([who] if who else []), *steps] or [
-        "find what takes a connection and keeps it: runbook leaks PATH"
-    ]
+    query = c.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
+    who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
+    # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
+    named = [one for one in facts.findings if one.get("rule") != "R9"]
+    steps = [f"the leak search names {one['site']}: {text(one.get('fix'))}" for one in named[:2]]
+    return [*lock, *who, *steps] or ["find what takes a connection and keeps it: runbook leaks PATH"]
 
 
 def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
@@ -187,14 +143,16 @@ def _next_slow(facts: Facts) -> list[str]:
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
         f"the oldest has run for {facts.server_age(oldest.get('query_start')) or 0:.0f} s; ask its owner, then: "
-        + end_session(oldest),
+        + server.end(oldest),
     ]
 
 
 def _next_held(facts: Facts) -> list[str]:
     alive = [h for h in facts.holders or [] if h.get("request_over") is False]
-    where = f", for the owner of {_sites(facts, alive)}" if alive else ""
-    return [f"give the connection back before the outside call, and set a timeout for that{where}"]
+    where = (
+        f"for the owner of {_sites(facts, alive)}" if alive else c.holders_outside_the_database(facts).text
+    )
+    return [f"give the connection back before the outside call, and set a timeout for that: {where}"]
 
 
 def _next_too_small(facts: Facts) -> list[str]:
@@ -275,7 +233,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.new_connection_hangs_in_query, c.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
-        _next_bouncer,
+        server.next_bouncer,
         not_to_confuse=("postgres_not_answering", "proxy_hang", "lock_contention"),
     ),
     Cause(
@@ -299,9 +257,9 @@ CAUSES: tuple[Cause, ...] = (
         "connection_slots_full",
         "PostgreSQL has no free connection slot for the app",
         (c.no_slot_for_a_new_connection,),
-        useless,
-        "a restarted app would compete for the same slots",
-        _next_slots,
+        server.if_we_hold_the_slots,
+        "the app competes for the same slots again, unless it holds them itself for nothing",
+        server.next_slots,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
     Cause(
@@ -330,6 +288,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         _next_resources,
         comes_back=True,
+        not_to_confuse=("slot_leak", "app_blocked", "app_saturated"),
     ),
     Cause(
         "wrong_node",
@@ -349,7 +308,9 @@ CAUSES: tuple[Cause, ...] = (
         ),
         useless,
         "a restarted app could not write either",
-        say("find where default_transaction_read_only is set on {target}, for the role or the database"),
+        server.next_setting(
+            "default_transaction_read_only", "find out who set it, and why, before undoing it"
+        ),
     ),
     Cause(
         "lock_contention",
@@ -369,6 +330,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         say("open the pool after the fork (a post-fork hook), or do without preload"),
         comes_back=True,
+        not_to_confuse=("slot_leak", "idle_cut", "black_hole"),
     ),
     Cause(
         "nested_checkout",
@@ -378,6 +340,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         _next_nested,
         comes_back=True,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "slow_queries",
@@ -386,6 +349,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same statements would be slow again",
         _next_slow,
+        not_to_confuse=("lock_contention", "held_while_waiting", "pool_too_small"),
     ),
     Cause(
         "held_while_waiting",
@@ -394,6 +358,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same requests would hold them again",
         _next_held,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "black_hole",
@@ -412,6 +377,7 @@ CAUSES: tuple[Cause, ...] = (
         helps,
         "a stuck loop comes free only with the process",
         _next_stuck,
+        not_to_confuse=("app_saturated", "slow_queries", "lock_contention", "black_hole"),
     ),
     Cause(
         "slot_leak",
@@ -468,7 +434,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("57P05", "idle_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("set idle_session_timeout to 0 for the app's role, or the pool's lifetime below it"),
+        server.next_setting(
+            "idle_session_timeout",
+            "0 for the app's role switches it off; or let the pool close idle ones earlier",
+        ),
         not_to_confuse=("sessions_terminated", "idle_cut"),
     ),
     Cause(
@@ -477,7 +446,10 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P03", "idle_in_transaction_session_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("end the transaction before doing something else; autocommit for reads"),
+        server.next_setting(
+            "idle_in_transaction_session_timeout",
+            "end the transaction before doing something else (autocommit for reads): it held its connection too",
+        ),
     ),
     Cause(
         "transaction_timeout",
@@ -485,7 +457,9 @@ CAUSES: tuple[Cause, ...] = (
         (c.last_words("25P04", "transaction_timeout"),),
         if_login_still_fails,
         _TOO_LATE,
-        say("make the transaction shorter, or transaction_timeout longer for the app's role"),
+        server.next_setting(
+            "transaction_timeout", "make the transaction shorter, or the timeout longer for the app's role"
+        ),
     ),
     Cause(
         "sessions_terminated",
@@ -550,6 +524,7 @@ CAUSES: tuple[Cause, ...] = (
         "the same load would meet the same workers",
         _next_busy,
         last_resort=True,
+        not_to_confuse=("app_blocked", "pool_too_small", "slow_queries"),
     ),
     Cause(
         "login_broken",
@@ -559,6 +534,7 @@ CAUSES: tuple[Cause, ...] = (
         "the same code would fail again",
         _next_login_broken,
         last_resort=True,
+        not_to_confuse=("slot_leak", "connection_slots_full", "authentication_failed"),
     ),
     Cause(
         "client_suspended",

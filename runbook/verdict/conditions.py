@@ -298,18 +298,21 @@ def new_connection_works(facts: Facts) -> Answer:
 
 
 def server_in_recovery(facts: Facts) -> Answer:
-    """N: pg_is_in_recovery() at the address that the app's settings name, and the app writes."""
-    value = facts.new_server.get("in_recovery")
+    """N: pg_is_in_recovery() where the app's connections lead to is true."""
+    place, server = facts.node
+    value = server.get("in_recovery")
     if not isinstance(value, bool):
-        return unread(facts, "new_connection", "whether the server is a standby")
-    return (yes if value else no)(
-        "new_connection", f"{facts.target} is {'a standby' if value else 'a primary'}"
-    )
+        return unread(facts, "new_connection", f"whether {place} is a standby")
+    words = f"{place} is {'a standby' if value else 'a primary'}"
+    if value and place != facts.target and facts.new_server.get("in_recovery") is False:
+        words += f", and a new connection to {facts.target} reaches a primary"
+    return (yes if value else no)("new_connection", words)
 
 
 def server_read_only(facts: Facts) -> Answer:
     """N: new transactions are read only on a server that is not in recovery."""
-    value, recovery = facts.new_server.get("read_only"), facts.new_server.get("in_recovery")
+    _, server = facts.node
+    value, recovery = server.get("read_only"), server.get("in_recovery")
     if not isinstance(value, bool) or not isinstance(recovery, bool):
         return unread(facts, "new_connection", "whether transactions are read only")
     if value and not recovery:
@@ -484,8 +487,6 @@ def peer_is_silent(facts: Facts) -> Answer:
 
 def flows_hang(facts: Facts) -> Answer:
     """S, D: requests went out on connections that the kernel finds healthy, and the server works on none."""
-    if facts.login_fails is False:
-        return no("login", "the login works")
     if facts.alive == 0:
         return no("sockets", f"no open connection to {facts.target} that could hang")
     if facts.bouncer is not None:
@@ -563,7 +564,7 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
         told = facts.logged_now(name) or 0
         words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
         return (yes if told else no)("log", words)
-    if setting and facts.setting(setting) == "0":
+    if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
     if sqlstate == "57P02" and facts.crashed is False:
         return no("server", "the server's helpers are as old as itself, so it has not recovered from a crash")
@@ -599,17 +600,39 @@ def dead_connections_held(facts: Facts) -> Answer:
 
 
 def socket_shared_and_used(facts: Facts) -> Answer:
-    """S, L: processes share a connection and use it (holding alone is harmless)."""
+    """S, L, X: processes share a connection, and at least two of them use it (holding alone is harmless)."""
     if facts.sockets is None:
         return unread(facts, "sockets", "whether processes share a connection")
-    shared = rows(facts.sockets.get("shared"))
+    shared = facts.shared
     if not shared and facts.held is not None:
         return no("sockets", "no connection is shared by processes")
+    words = f"{count(len(shared), 'connection')} shared by processes"
     if shared and facts.logged("protocol_error"):
+        return yes("log", f"{words}, and protocol errors in the log")
+    lost = [
+        local
+        for local, inode in doing.standing(facts, facts.looks).items()
+        if inode in shared and facts.state_at(local) not in ("active", None)
+    ]
+    if lost:
+        return yes("process", f"{words}; a thread waits on one for an answer that another process has taken")
+    both = [inode for inode, pids in doing.waiting_on(facts).items() if inode in shared and len(pids) > 1]
+    if both:
+        return yes("process", f"{words}; two processes wait for an answer on one of them")
+    worked = doing.worked(facts)
+    sharing = {pid for pids in shared.values() for pid in pids}
+    if not shared or worked is None or not facts.rounds:
+        return unread(facts, "process", f"{words}: whether two of them used one")
+    alone = {whole(row.get("pid")) for row in facts.held or [] if whole(row.get("inode")) not in shared}
+    users = sorted(pid for pid in sharing & worked if pid not in alone)
+    if len(users) > 1:
+        named = " and ".join(map(str, users[:3]))
         return yes(
-            "log", f"{count(len(shared), 'connection')} shared by processes, and protocol errors in the log"
+            "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
         )
-    return Answer(None, "whether two processes used one connection", "sockets")
+    if len(sharing & worked) < 2:
+        return no("process", f"{words}, and one of them at most used it")
+    return Answer(None, f"{words}: whether two of them used one", "process")
 
 
 def live_settings_differ(facts: Facts) -> Answer:
@@ -802,13 +825,21 @@ def slots_without_connection(facts: Facts) -> Answer:
     # The probe itself may have opened what was not open before it.
     held = max(len(facts.held), len(facts.sample("after_login") or []))
     words = f"{count(held, 'socket')} from the app to {facts.target}"
-    if held == 0:
+    moments = [
+        {text(row.get("local")) for row in rows(sample.get("sockets"))}
+        for sample in rows(mapping(facts.sockets).get("samples"))
+    ]
+    most = max(map(len, moments), default=0)
+    if most == 0:
         return yes("sockets", words)
     if facts.maximum is None:
         return unread(facts, "config", "the pool's maximum, to compare with the sockets")
-    if held < facts.maximum:
-        return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
-    return no("sockets", f"{words}: as many as the pool may have")
+    if most >= facts.maximum:
+        return no("sockets", f"{words}, {most} at most: as many as the pool may have")
+    # A pool that has lost its slots opens nothing; in a crowd connections come and go.
+    if 2 * most > facts.maximum and any(moment != moments[0] for moment in moments):
+        return no("sockets", f"connections come and go, up to {most} of {facts.maximum} during the probe")
+    return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
 
 
 def no_backend_of_the_app(facts: Facts) -> Answer:
@@ -871,7 +902,19 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
         return (yes if len(nested) >= 2 and 2 * held >= used else no)(
             "pool", words + (f", at {site}" if site else "")
         )
-    return _living_holders(facts, "whether those who wait already hold a connection")
+    open_question = _living_holders(facts, "whether those who wait already hold a connection")
+    if open_question.value is not None:
+        return open_question
+    if facts.exhausted_now and login_fails_at_once(facts).value:
+        return no("login", "the pool refuses at once, so nobody waits in it")
+    under_way = requests_under_way(facts)
+    if under_way is None or facts.backends is None:
+        return open_question
+    resting = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.resting)
+    if min(resting, under_way) < 2:
+        words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
+        return no("process", f"{words}: nobody holds one and waits for another")
+    return open_question
 
 
 def holders_outside_the_database(facts: Facts) -> Answer:
@@ -979,14 +1022,17 @@ def own_number_is_wrong(facts: Facts) -> Answer:
     if facts.log is None:
         return unread(facts, "log", "what the app says of its pool")
     line = mapping(facts.log.get("pool_line"))
-    told = number(line.get("active"))
-    at = seconds_of(line.get("at"))
-    if told is None or at is None or (facts.started is not None and at < facts.started):
-        return no("log", "the app's log tells no dated number of this process")
+    told, at = number(line.get("active")), seconds_of(line.get("at"))
+    if told is None or (at is not None and facts.started is not None and at < facts.started):
+        return no("log", "the app's log tells no number of this process")
     if facts.held is None:
         return unread(facts, "sockets", "whether the app's own number is true")
-    words = f"the app's log says {told:.0f} in use; it has {count(len(facts.held), 'socket')}"
-    return (yes if told > len(facts.held) else no)("log", words)
+    held = len(facts.held)
+    words = f"the app's log says {told:.0f} in use; it has {count(held, 'socket')}"
+    if at is None and told + held != number(line.get("maximum")):
+        # It may have been true when it was written, unless it is just what was idle, taken from the maximum.
+        return no("log", f"{words}, and does not say when that was")
+    return (yes if told > held else no)("log", words)
 
 
 # L: the log

@@ -184,6 +184,17 @@ class Facts:
         return mapping(self.new.get("server")) if self.new else {}
 
     @property
+    def node(self) -> tuple[str, dict[str, Any]]:
+        """(host:port, what it says of itself) of the server that the app's open connections lead to.
+
+        That is where a new one leads, unless the name has moved meanwhile.
+        """
+        live = mapping((self.new or {}).get("live"))
+        return (
+            (text(live.get("peer")), mapping(live.get("server"))) if live else (self.target, self.new_server)
+        )
+
+    @property
     def bouncer(self) -> Optional[dict[str, Any]]:
         """What the console of a PgBouncer at that address said; None where none answered, or none was asked."""
         found = (self.new or {}).get("pgbouncer")
@@ -312,6 +323,15 @@ class Facts:
         if found is None or mapping(self.sockets).get("unreadable_pids"):
             return None
         return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
+
+    @property
+    def shared(self) -> dict[int, set[int]]:
+        """inode → the processes that hold it, of every connection that several hold."""
+        return {
+            whole(row.get("inode")): {whole(pid) for pid in row["pids"]}
+            for row in rows((self.sockets or {}).get("shared"))
+            if isinstance(row.get("pids"), list)
+        }
 
     @property
     def alive(self) -> Optional[int]:
@@ -622,7 +642,7 @@ class Facts:
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
 
-    def setting(self, name: str) -> Optional[str]:
+    def server_setting(self, name: str) -> Optional[str]:
         """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
         server is older than the setting; None where it is not known."""
         if self.server is None:

@@ -17,6 +17,7 @@ import argon2
 import psycopg2
 import pytest
 
+from runbook.act import configuration
 from tests.integration.app_service import COMMAND, LOG_LINE, ROOT, App, Database, Load, arguments
 from tests.integration.pool.house import until
 from tests.lab.account import fresh_directory
@@ -548,6 +549,21 @@ def test_sigterm_drains_and_loses_no_request(database: Database, serve: Serve, w
     until(lambda: database.sql(gone, names) == [(0,)])
 
 
+def test_while_its_drain_file_is_there_it_serves_and_is_not_ready(
+    database: Database, serve: Serve, tmp_path: Path
+) -> None:
+    """In every worker; the reason is the word by which a rollout knows that nothing else is wrong."""
+    file = tmp_path / "out-of-traffic"
+    app = serve(database, APP_WORKERS=2, APP_DRAIN_FILE=file).await_ready()
+    app.await_workers(2)
+    file.write_text("for a test\n")
+    out = {"ready": False, "reason": configuration._DRAINED}
+    assert [app.request("GET", "/readyz").body for _ in range(10)] == [out] * 10
+    assert app.login().status == 200
+    file.unlink()
+    assert [app.request("GET", "/readyz").status for _ in range(10)] == [200] * 10
+
+
 def test_a_request_that_does_not_end_does_not_keep_it_from_stopping(database: Database, serve: Serve) -> None:
     app = serve(database, APP_WORKERS=2, APP_STOP_SECONDS=1).await_ready()
     app.await_workers(2)
@@ -633,6 +649,15 @@ def test_a_port_that_is_taken_is_named(app: App, database: Database) -> None:
     assert refused.returncode == 1
     said = f"cannot listen on APP_HOST 127.0.0.1, APP_PORT {app.port}: Address already in use"
     assert refused.stderr.splitlines()[-1].startswith(said)
+
+
+def test_add_user_takes_the_databases_password_from_standard_input(app: App, database: Database) -> None:
+    mine = database.environ["POSTGRES_PASSWORD"]
+    given = ["add-user", "--database-password", "given"]
+    wrong = database.run(*given, stdin="wrong\npassword of given\n", POSTGRES_PASSWORD="")
+    assert (wrong.returncode, "password authentication failed" in wrong.stderr) == (1, True)
+    assert database.run(*given, stdin=f"{mine}\npassword of given\n", POSTGRES_PASSWORD="").returncode == 0
+    assert app.login("given", "password of given").status == 200
 
 
 def test_add_user_is_idempotent_and_replaces_a_password_only_when_told(app: App, database: Database) -> None:

@@ -53,7 +53,7 @@ def prepare(server: Postgres, password: str = "") -> str:
     The passwords of the roles are in `server.passwords` afterwards; the returned one is the *user's*, for
     the login form: the one given, else a new one.
     """
-    _prepare_roles(server)
+    prepare_roles(server)
     server.sql(TABLES, database=DATABASE, user="odras_owner")
     password, salt = password or secrets.token_urlsafe(12), secrets.token_bytes(16)
     server.sql(
@@ -73,7 +73,7 @@ def prepare(server: Postgres, password: str = "") -> str:
 
 def prepare_reference(server: Postgres, password: str = "") -> str:
     """The same for the reference application, whose tables are its own to make."""
-    _prepare_roles(server)
+    prepare_roles(server)
     password = password or secrets.token_urlsafe(12)
     environment = {
         "PATH": os.environ["PATH"],
@@ -99,7 +99,8 @@ def prepare_reference(server: Postgres, password: str = "") -> str:
     return password
 
 
-def _prepare_roles(server: Postgres) -> None:
+def prepare_roles(server: Postgres) -> None:
+    """Create what is missing of roles and database, and undo what faults did in them; rows stay as they are."""
     for role, attributes in ROLES.items():
         if role not in server.passwords:
             server.remember(**{role: secrets.token_urlsafe(18)})

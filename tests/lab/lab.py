@@ -31,7 +31,7 @@ import psycopg2
 import yaml
 
 from tests.lab.account import account, fresh_directory
-from tests.lab.database import DATABASE, USERNAME, prepare, prepare_reference
+from tests.lab.database import DATABASE, USERNAME, prepare, prepare_reference, prepare_roles
 from tests.lab.faults import FAULTS, LabError, wait_until
 from tests.lab.interpreter import interpreter
 from tests.lab.postgres import Postgres, free_port
@@ -178,8 +178,7 @@ class Lab:
         for kept, place in self._kept():
             shutil.copyfile(kept, place)  # into the file that is there: its owner and mode stay
         self.server.heal()
-        self.end_sessions()  # a statement goes on when its client is gone
-        self._prepare()
+        prepare_roles(self.server)
         self.odras("start")
         self._await_login()
         return f"everything is as it was at first, and {self.login_url} answers 200"
@@ -314,6 +313,8 @@ class Lab:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not account().processes_in(self.others), "the other programs are gone")
+        if (self.others / "db-2").exists():
+            Postgres(self.others / "db-2").remove()
 
     @property
     def python(self) -> str:

@@ -102,7 +102,7 @@ class Postgres:
             server.sql("SELECT 1")                               # [(1,)]
     """
 
-    host = "127.0.0.1"
+    host: str = "127.0.0.1"
     superuser = "postgres"
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
@@ -140,6 +140,38 @@ class Postgres:
             self._write_settings(settings)
         self._pg_ctl("start", "-l", str(self.log), "-t", str(START_SECONDS))
 
+    def standby(self, directory: Path, host: str | None = None, port: int | None = None) -> Postgres:
+        """A second server in a fresh `directory` that follows this one (streaming), started and in step."""
+        other = Postgres(directory, port)
+        other.host = host or self.host
+        other.remember(**self.passwords)
+        self._account.own(directory)
+        if self._account.dropped:
+            (directory / "binaries").symlink_to(self.directory / "binaries")
+        place = f"host={self.host} port={self.port} user={self.superuser} password={self.superuser_password}"
+        self._run(
+            "pg_basebackup",
+            *("-d", place, "-D", str(other.data), "-c", "fast", "-X", "stream", "-R", "--no-sync"),
+            seconds=60,
+        )
+        for lock in other.data.glob(".s.PGSQL.*.lock"):  # this one's, whose socket lies in its data
+            lock.unlink()
+        other._write_settings({"listen_addresses": other.host})
+        other.start()
+        return other
+
+    def follow(self, other: Postgres) -> None:
+        """Stop, let `other` take over, and come back as its standby."""
+        self.stop()
+        other._pg_ctl("promote")
+        place = (
+            f"host={other.host} port={other.port} user={self.superuser} password={self.superuser_password}"
+        )
+        (self.data / "standby.signal").touch()
+        self.alter_stopped(primary_conninfo=place, recovery_target_timeline="latest")
+        self._account.own(self.data / "standby.signal")
+        self.start()
+
     def start_without_waiting(self) -> None:
         """Start it where it will not accept connections."""
         self._run("pg_ctl", "-D", str(self.data), "-W", "-l", str(self.log), "start", seconds=START_SECONDS)
@@ -173,8 +205,8 @@ class Postgres:
         if not self.running():
             (self.data / "postgresql.auto.conf").write_text("")
             self.start()
-        self.sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        self.sql(  # a statement goes on when its client is gone
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             " AND backend_type = 'client backend'"
         )
         self.sql("ALTER SYSTEM RESET ALL")

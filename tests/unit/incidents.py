@@ -98,6 +98,7 @@ def connection(ok: bool = True, phase: str = "query", **error: Any) -> Json:
         if ok
         else None,
         "pgbouncer": None,
+        "live": None,
     }
 
 

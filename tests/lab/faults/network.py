@@ -94,11 +94,11 @@ def _flows(lab: Lab) -> list[int]:
 # -- a proxy in between ------------------------------------------------------------------------------------
 
 
-def _through_a_proxy(lab: Lab, logins: int = 8) -> subprocess.Popen[str]:
+def _through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.Popen[str]:
     """Put a proxy between the application and PostgreSQL, and see the application work through it."""
     port = lab.free_port()
     proxy = lab.other("proxy", listen=port, to=lab.server.port)
-    lab.fill(port=port)
+    lab.fill(port=port, **values)
     lab.restart()
     if set(lab.logins(logins)) != {200}:
         raise LabError("logins fail through the proxy")
@@ -115,8 +115,7 @@ def proxy_hang(lab: Lab) -> str:
 @fault("proxy_hang", "restart", apps=("guide", "reference", "psycopg2"))
 def proxy_hang_mended(lab: Lab) -> str:
     """The proxy forgot the established flows, and acknowledges them; it serves new ones."""
-    lab.fill(pool_maximum=2)
-    _through_a_proxy(lab, logins=2).send_signal(signal.SIGUSR2)
+    _through_a_proxy(lab, logins=2, pool_maximum=2).send_signal(signal.SIGUSR2)
     lab.users(count=2)
     wait_until(lambda: lab.login() != 200, "logins fail")
     return "the proxy delivers nothing on the established flows, and works for new connections"
@@ -134,6 +133,35 @@ def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
     _through_a_proxy(lab).send_signal(signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
+
+
+# -- another node ------------------------------------------------------------------------------------------
+
+
+def _fail_over(lab: Lab, host: str, port: int) -> None:
+    """A standby takes over, and the server comes back as the standby of it; the application meets that one."""
+    lab.others.mkdir(exist_ok=True)
+    (lab.others / "db-2").mkdir(mode=0o700)
+    lab.server.follow(lab.server.standby(lab.others / "db-2", host, port))
+    wait_until(lambda: 200 not in lab.logins(4), "every login fails to write", seconds=30)
+
+
+@fault("wrong_node", "none")
+def wrong_node(lab: Lab) -> str:
+    """The database fails over, and the application's settings still name the old node."""
+    _fail_over(lab, "127.0.0.1", lab.free_port())
+    return "a standby was promoted; the application is connected to the old node, which follows it now"
+
+
+@fault("wrong_node", "restart")
+def name_moved(lab: Lab) -> str:
+    """The database fails over, its name moves on, and the application keeps its connections to the old node."""
+    named(lab)
+    lab.fill(host=NAME)
+    lab.restart()
+    _fail_over(lab, "127.0.0.2", lab.server.port)
+    named(lab, "127.0.0.2")
+    return f"a standby was promoted and {NAME} leads to it; the application is connected to the old node"
 
 
 # -- PgBouncer ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.lab.lab import Lab
 
 APP = "odras_app"
+OLD_SECONDS = 31  # what the verdict calls old, and a little more
 
 
 def seen(lab: Lab, *statuses: int | None) -> None:
@@ -116,6 +117,26 @@ def role_limit(lab: Lab) -> str:
     return f"another program holds 6 sessions of {APP}, which may have 6"
 
 
+@fault("connection_slots_full", "restart", apps=("guide", "reference"))
+def slots_leaked(lab: Lab) -> str:
+    """The application's role may have fewer connections than its pool, and requests keep what they took."""
+    lab.server.sql(f"ALTER ROLE {APP} CONNECTION LIMIT 6")
+    for _ in range(8):
+        lab.get("/api/archive")
+    wait_until(lambda: lab.login() != 200, "logins fail")
+    refused(lab, "too many connections for role")
+    wait_until(lambda: _longest_idle(lab) > OLD_SECONDS, "it is long ago", 60)
+    return f"{APP} may have 6 sessions, and the application keeps all of them for requests that are over"
+
+
+def _longest_idle(lab: Lab) -> float:
+    """For how long the application's sessions have all been idle, in seconds."""
+    idle = (
+        f"SELECT min(extract(epoch FROM now() - state_change)) FROM pg_stat_activity WHERE usename = '{APP}'"
+    )
+    return float(lab.server.sql(idle)[0][0] or 0)
+
+
 @fault("connection_slots_full", "none")
 def database_limit(lab: Lab) -> str:
     """The database may have as many connections as another program holds."""
@@ -198,7 +219,7 @@ def _with_tls(line: str) -> str:
 def postgres_read_only(lab: Lab) -> str:
     """Somebody makes the whole server read only."""
     lab.server.alter(default_transaction_read_only="on")
-    wait_until(lambda: lab.login() == 500, "a login fails to write")
+    wait_until(lambda: lab.login() not in (200, None), "a login fails to write")
     return "default_transaction_read_only is on for the whole server"
 
 
@@ -207,7 +228,7 @@ def role_read_only(lab: Lab) -> str:
     """The application's role is made read only; it meets that with its next connections."""
     lab.server.sql(f"ALTER ROLE {APP} SET default_transaction_read_only = on")
     lab.odras("restart")
-    wait_until(lambda: lab.login() == 500, "a login fails to write", seconds=30)
+    wait_until(lambda: lab.login() not in (200, None), "a login fails to write", seconds=30)
     return f"{APP} has default_transaction_read_only on"
 
 
@@ -295,9 +316,48 @@ def role_idle_session_timeout(lab: Lab) -> str:
     """The same, set on the application's role."""
     lab.server.sql(f"ALTER ROLE {APP} IN DATABASE {DATABASE} SET idle_session_timeout = '1s'")
     lab.restart()
-    held = _settled(lab)
+    lab.logins(8)
     wait_until(lambda: lab.sessions() == 0, "the idle sessions are ended")
-    return f"idle_session_timeout of {APP} in {DATABASE} is 1 s; {held} idle sessions were ended"
+    return f"idle_session_timeout of {APP} in {DATABASE} is 1 s; the idle sessions were ended"
+
+
+def _held_in_transaction(lab: Lab, setting: str, of: str = "the server") -> str:
+    """Two exports wait for a slow partner in an open transaction, and the server ends them for that."""
+    lab.other("partner", port=lab.partner_port)
+    if of == "the server":
+        lab.server.alter(**{setting: "1s"})
+    else:
+        lab.server.sql(f"ALTER {of} SET {setting} = '1s'")
+        lab.restart()
+    lab.other("visitors", url=f"{lab.url}/api/export?seconds=600", count=2, seconds=600)
+    held = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{APP}' AND state = 'idle in transaction'"
+    wait_until(lambda: lab.server.sql(held) == [(2,)], "two exports hold a transaction")
+    wait_until(lambda: lab.server.sql(held) == [(0,)], "the server has ended them")
+    return f"{setting} of {of} is 1 s; the server ended two sessions that waited in a transaction for something else"
+
+
+@fault("idle_in_transaction_timeout", "none")
+def idle_in_transaction_timeout(lab: Lab) -> str:
+    """The whole server ends sessions that idle in a transaction for a second."""
+    return _held_in_transaction(lab, "idle_in_transaction_session_timeout")
+
+
+@fault("idle_in_transaction_timeout", "none")
+def database_idle_in_transaction_timeout(lab: Lab) -> str:
+    """The same, set on the database."""
+    return _held_in_transaction(lab, "idle_in_transaction_session_timeout", f"DATABASE {DATABASE}")
+
+
+@fault("transaction_timeout", "none")
+def role_transaction_timeout(lab: Lab) -> str:
+    """The same as below, set on the application's role."""
+    return _held_in_transaction(lab, "transaction_timeout", f"ROLE {APP}")
+
+
+@fault("transaction_timeout", "none")
+def transaction_timeout(lab: Lab) -> str:
+    """The whole server ends transactions that last longer than a second."""
+    return _held_in_transaction(lab, "transaction_timeout")
 
 
 @fault("sessions_terminated", "none")
