@@ -980,7 +980,9 @@ def nobody_holds_long(facts: Facts) -> Answer:
         return open_question
     failed = sum(text(s.get("state")) == "idle in transaction (aborted)" for s in facts.backends)
     if failed:
-        return no("activity", f"{count(failed, 'session')} in a transaction that has failed: nobody uses them")
+        return no(
+            "activity", f"{count(failed, 'session')} in a transaction that has failed: nobody uses them"
+        )
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
     return (yes if not old else no)(
