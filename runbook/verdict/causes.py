@@ -221,7 +221,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_down",
         "PostgreSQL does not run: its host refuses connections",
-        (c.new_connection_refused,),
+        (c.any_of(c.new_connection_refused, c.refused_beyond_what_answers),),
         useless,
         "a restarted app would be refused as well",
         say("start PostgreSQL on {target}, or find out why it stopped: its own log says it"),

@@ -202,6 +202,23 @@ def new_connection_refused(facts: Facts) -> Answer:
     )
 
 
+def refused_beyond_what_answers(facts: Facts) -> Answer:
+    """N, D: what answers the app is a proxy or pooler that gives up, and behind it PostgreSQL's host refuses."""
+    question = "whether PostgreSQL's host refuses connections behind what answers"
+    answered = _new(facts, question)
+    if answered:
+        return answered
+    kind, phase = facts.new_error.get("kind"), facts.new_phase
+    gives_up = kind in ("closed", "reset") or facts.new_error.get("sqlstate") in ("08P01", "08006", "58000")
+    if not gives_up and not (kind == "timeout" and phase == "query"):
+        return _failed(facts, False)
+    if facts.connection is None:
+        return unread(facts, "connection", question)
+    told = mapping(facts.connection.get("error"))
+    words = f"{facts.target} answers; PostgreSQL itself: {text(told.get('text')) or 'answers'}"
+    return (yes if told.get("kind") == "refused" else no)("connection", words)
+
+
 def new_connection_hangs_in_query(facts: Facts) -> Answer:
     """N: the login at the server worked, and the first query waits: what a full PgBouncer does."""
     return _new(facts, "whether a first query waits") or _failed(
@@ -557,6 +574,8 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
         return (yes if told else no)("log", words)
     if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
+    if sqlstate == "57P02" and facts.crashed is False:
+        return no("server", "the server's helpers are as old as itself, so it has not recovered from a crash")
     words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
     return Answer(None, f"{words}, and the app's log has none of them", "sockets")
 
@@ -838,7 +857,8 @@ def slots_without_connection(facts: Facts) -> Answer:
         )
     if facts.held is None:
         return unread(facts, "sockets", "whether used slots have connections")
-    held = len(facts.held)
+    # The probe itself may have opened what was not open before it.
+    held = max(len(facts.held), len(facts.sample("after_login") or []))
     words = f"{count(held, 'socket')} from the app to {facts.target}"
     moments = [
         {text(row.get("local")) for row in rows(sample.get("sockets"))}
@@ -993,6 +1013,11 @@ def nobody_holds_long(facts: Facts) -> Answer:
         return open_question
     if facts.backends is None or 2 * len(facts.backends) < (facts.maximum or 4):
         return open_question
+    failed = sum(text(s.get("state")) == "idle in transaction (aborted)" for s in facts.backends)
+    if failed:
+        return no(
+            "activity", f"{count(failed, 'session')} in a transaction that has failed: nobody uses them"
+        )
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
     return (yes if not old else no)(
@@ -1057,14 +1082,12 @@ def another_exception(facts: Facts) -> Answer:
     if facts.logged_now() is None:
         return unread(facts, "log", "what the app logs when the login fails")
     about = facts.logged_now(
-        "pool_exhausted",
-        "server_closed",
-        "connection_refused",
-        "too_many_clients",
-        "authentication_failed",
-        "starting_up",
+        *("pool_exhausted", "server_closed", "connection_refused"),
+        *("too_many_clients", "authentication_failed", "starting_up"),
     )
-    if about:
+    # A statement that fails and whose connection is then forgotten exhausts the pool, as logins are tried.
+    failed = facts.logged_now("sql_error")
+    if about and not failed:
         return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
     other = facts.logged_now("exception", "login_error", "server_error", "other_dependency", "sql_error") or 0
     words = f"{count(other, 'line')} about another error during the probe"
