@@ -34,7 +34,7 @@ help: ## list the targets
 demo: .venv/demo ## break an app and heal it (FAULT=slot_leak, postgres_down, app_down, sessions_terminated, healthy)
 	@$(BIN)/python scripts/demo $(FAULT)
 
-test: lint unit integration molecule faults ## everything; needs root or a container engine for real hosts
+test: lint unit integration molecule ## everything; needs root or a container engine for real hosts
 
 test-fast: lint unit integration ## everything but the real hosts
 
@@ -52,7 +52,10 @@ integration: .venv/test ## real PostgreSQL, real app, real faults
 	@$(BIN)/pytest -q tests/integration
 
 molecule: .venv/test ## real systemd hosts
-	@$(BIN)/python scripts/molecule
+	@$(BIN)/python scripts/molecule hosts default incident
+
+rollouts: .venv/test ## real systemd hosts under traffic: rollouts that work, break, are refused, are interrupted
+	@$(BIN)/python scripts/molecule rollout
 
 faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (600); needs root
 	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
@@ -77,4 +80,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean interruptions idle bench
+.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean rollouts interruptions idle bench
