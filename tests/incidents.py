@@ -111,7 +111,9 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
     shutil.rmtree(lab.directory / "state", ignore_errors=True)  # the cool-down of the last one is over
     lab.heal()
     began = time.monotonic()
-    for name in sorted(case.faults[::-1], key=lambda name: name in MADE_LAST):
+    order = [*reversed(case.faults)]
+    order.sort(key=lambda name: name in MADE_LAST)
+    for name in order:
         made = subprocess.run(
             [sys.executable, ROOT / "scripts/lab", "--directory", lab.home, "break", name],
             stdin=subprocess.DEVNULL,
