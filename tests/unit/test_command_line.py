@@ -109,13 +109,13 @@ def test_explain_gives_the_report_as_json(leak: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("start", [runbook, bare])
 def test_why_not_shows_every_condition(leak: tuple[Path, Path], start: Any) -> None:
-    done = start("explain", *leak, "--why-not", "connection_leak")
+    done = start("explain", *leak, "--why-not", "nested_checkout")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("connection_leak: ")
+    assert lines[0].startswith("nested_checkout: ")
     assert any(line.startswith("  true ") for line in lines)
     assert any(line.startswith("  FALSE ") for line in lines)
-    assert "needs living holders; there are 0 open sockets" in done.stdout
+    assert "nobody holds a connection" in done.stdout
     assert lines[-1].startswith("  a restart helps: ")
 
 
