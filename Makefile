@@ -51,7 +51,7 @@ unit: .venv/test ## pure tests
 # What fails beside everything else is run once more, alone, and both results are printed.
 integration: .venv/test ## real PostgreSQL, real app, real faults
 	@$(BIN)/pytest -q tests/integration || { echo "== what failed, once more, alone"; \
-	  $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/integration; }
+	  CI= $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/integration; }
 
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule hosts default incident
