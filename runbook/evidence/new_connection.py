@@ -15,7 +15,7 @@ from .wire import APPLICATION_NAME, Connection, PasswordNeeded, Target, WireErro
 __all__ = ["bounded", "collect", "reach", "resolve"]
 
 _LEAST_SECONDS = 0.05
-_BOUNCER_SECONDS = 1.0
+_BOUNCER_SHARE = 1 / 8
 
 
 def collect(settings: Mapping[str, Any], password: Optional[str], deadline_seconds: float) -> dict[str, Any]:
@@ -25,11 +25,11 @@ def collect(settings: Mapping[str, Any], password: Optional[str], deadline_secon
     ``user``, and where set ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey``, all in libpq's meaning.
     ``password`` None makes it a knock, unless the server lets us in without one. Without a ``user`` the
     knock uses a stand-in, whose refusal by the server says nothing about the app and counts as an answer.
-    Where the server lets us in and then keeps silent, its last second goes to asking a PgBouncer.
+    Where the server lets us in and then keeps silent, the last of the time goes to asking a PgBouncer.
     Ends within ``deadline_seconds``. Raises ValueError for settings that cannot be (see wire.Target).
     """
     deadline = time.monotonic() + deadline_seconds
-    data, connection = reach(settings, password, deadline - _BOUNCER_SECONDS)
+    data, connection = reach(settings, password, deadline - deadline_seconds * _BOUNCER_SHARE)
     if connection is not None:
         connection.close()
     silent = data["error"] is not None and data["error"]["kind"] == "timeout"
