@@ -42,7 +42,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 }
 # These run where nothing can be installed, below whatever package they are put into.
 TRAVELS = ("evidence", "common", "leaks", "verdict", "report", "act")
-LAZY = {("common/documents.py", "jsonschema")}
+LAZY = {("common/documents.py", "jsonschema"), ("report/page.py", "jinja2")}
 
 RANKS = [
     "postgres_unreachable",
