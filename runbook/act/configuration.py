@@ -188,6 +188,12 @@ def _shown(request: Request, name: str, value: Optional[str]) -> str:
     return "nothing" if value is None else _HIDDEN if name in request["secrets"] else value
 
 
+def _differs(request: Request, name: str, has: Optional[str], wanted: Optional[str], where: str) -> str:
+    if name in request["secrets"]:
+        return f"{name}, a secret, differs{where}"
+    return f"{name} is {_shown(request, name, has)}{where}, wanted {_shown(request, name, wanted)}"
+
+
 def _owner(request: Request) -> tuple[int, int]:
     return 0o640, grp.getgrnam(request["group"]).gr_gid
 
@@ -232,14 +238,14 @@ def plan(request: Request) -> dict[str, Any]:
     stale = _stale(request, seen, values)
     on_disk = parse(seen.texts.values())
     write = [
-        f"{name} is {_shown(request, name, on_disk.get(name))}, wanted {_shown(request, name, values.get(name))}"
+        _differs(request, name, on_disk.get(name), values.get(name), "")
         for name in sorted({**on_disk, **values})
         if on_disk.get(name) != values.get(name)
     ]
     if not write and _differs_on_disk(request, seen):
         write = ["owner, rights or text that is no variable"]
     restart = [
-        f"{name} is {has} in pid {', '.join(map(str, pids))}, wanted {_shown(request, name, values.get(name))}"
+        _differs(request, name, has, values.get(name), f" in pid {', '.join(map(str, pids))}")
         for (name, has), pids in sorted(stale.items())
     ]
     told: dict[str, Any] = {
