@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -17,42 +18,48 @@ from typing import Any
 import psycopg2
 import pytest
 
-import runbook
 from runbook.common import documents
-from runbook.evidence import collect, proc, step3_postgresql
+from runbook.evidence import collect, proc
 from runbook.evidence.log import BLOCK_BYTES, WINDOW_BYTES, Follower
 from runbook.report.build import build
 from runbook.verdict.judge import Verdict, judge
-from tests.integration.test_collectors import MARGIN_SECONDS, VIEWS, Views, request_of, stopped
+from tests.integration.test_collectors import MARGIN_SECONDS, request_of, stopped, trip_as
+from tests.integration.test_refusals import readable_python
 from tests.lab.account import account, fresh_directory
 from tests.lab.database import DATABASE
 from tests.lab.lab import Lab
 from tests.lab.postgres import Postgres
+from tests.unit.incidents import healthy
 
 Evidence = dict[str, Any]
 # What a trip may weigh as JSON: the controller has it of every host, in memory and on the disk.
 MOST_BYTES = 4 << 20
+STRANGER = 60_000  # a user id without a name
 
 
 def trip(lab: Lab, **changes: Any) -> tuple[Evidence, Evidence]:
     """(host document, database document) of one trip as the module makes it, database and all: in time, valid
     and not too heavy."""
-    target = {"host": lab.server.host, "port": lab.server.port, "name": DATABASE, "user": "odras_diagnosis"}
-    database = {
-        "run_id": "a run",
-        "host": "web-1",
-        "database": "main",
-        "target": {**target, "sslmode": "prefer"},
-        "password": lab.server.passwords["odras_diagnosis"],
-        "app_user": "odras_app",
-    }
     began = time.monotonic()
-    told = collect.read({"database": database, **request_of(lab, **changes)})
+    told = collect.read({"database": database_of(lab.server), **request_of(lab, **changes)})
     took = time.monotonic() - began
     assert took < collect.TRIP_SECONDS + MARGIN_SECONDS, f"the trip took {took:.1f} s"
     host = told["host"]
     assert host
     return checked(host), checked(told["database"]) if told["database"] else {}
+
+
+def database_of(server: Postgres) -> dict[str, Any]:
+    """What the module hands to `read_database`."""
+    target = {"host": server.host, "port": server.port, "name": DATABASE, "user": "odras_diagnosis"}
+    return {
+        "run_id": "a run",
+        "host": "web-1",
+        "database": "main",
+        "target": {**target, "sslmode": "prefer"},
+        "password": server.passwords["odras_diagnosis"],
+        "app_user": "odras_app",
+    }
 
 
 def checked(document: Evidence) -> Evidence:
@@ -143,8 +150,11 @@ def test_everything_at_once(lab: Lab, tmp_path: Path, black_hole: int) -> None:
 # -- there is much of it -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [100 << 20, 1 << 30, 10 << 30], ids=["100 MB", "1 GB", "10 GB"])
-@pytest.mark.parametrize("kept", [2, 20], ids=["a short window", "a long window"])
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [(100 << 20, 2), (1 << 30, 2), (10 << 30, 2), (10 << 30, 20)],
+    ids=["100 MB", "1 GB", "10 GB", "10 GB and a long window"],
+)
 def test_of_a_log_the_window_is_read_and_at_most_a_megabyte_more(
     tmp_path: Path, size: int, kept: int
 ) -> None:
@@ -231,6 +241,129 @@ def test_five_thousand_sockets_in_one_process(lab: Lab, tmp_path: Path) -> None:
             environment_file=settings_for(lab, tmp_path / "app.env", port),
         )
     view = host["views"]["sockets"]
-    print(view["seconds"], len(json.dumps(host)))
     assert view["state"] == "ok", view["reason"]
     assert [len(sample["sockets"]) for sample in view["data"]["samples"]] == [count] * 3
+
+
+def test_ten_thousand_sessions(fresh_postgres: Postgres) -> None:
+    """The server is real, and so are its answers to our queries; the sessions are rows that were put into its
+    view pg_stat_activity, and waits into pg_locks: no machine of ours bears ten thousand processes.
+    """
+    server, count = fresh_postgres, 10_000
+    with contextlib.closing(psycopg2.connect(**server.connection("odras_app", DATABASE))) as template:
+        text = f"SELECT 'CanaryOfAQuery', {'1 + ' * 300}1"
+        template.cursor().execute(text)
+        one, pid = f"pid = {template.get_backend_pid()}", "1000000 + n"
+        query = "replace(real.query, 'Canary', 'Canary' || n)"  # no two are the same
+        pretend(server, "pg_stat_activity", one, count, pid=pid, query=query)
+        pretend(server, "pg_locks", one, count, pid=pid, granted="false")
+        began, worked = time.monotonic(), time.process_time()
+        document = checked(collect.read_database(database_of(server)))
+    assert time.monotonic() - began < collect.TRIP_SECONDS
+    assert time.process_time() - worked < 8
+    views = document["views"]
+    assert {name: view["state"] for name, view in views.items()} == dict.fromkeys(views, "ok"), views
+    activity, limits = views["activity"]["data"], views["limits"]["data"]
+    assert activity["total"] > count
+    assert activity["truncated"] is True
+    assert 1000 <= len(activity["sessions"]) <= 2000
+    assert sum(row["count"] for row in limits["by_role"]) == limits["used"] > count
+    assert limits["headroom"] < 0
+    assert len(views["locks"]["data"]["blocked"]) <= count
+    assert "Canary" not in json.dumps(document)
+    assert document["masked"] >= collect.MOST_QUERIES
+    assert verdict(healthy()[0], document).cause
+
+
+def pretend(server: Postgres, view: str, of: str, count: int, **changed: str) -> None:
+    """Let a view of the catalog show `count` more rows, like the one for which `of` holds but for `changed`."""
+    columns = [
+        name
+        for (name,) in server.sql(
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass ORDER BY attnum",
+            (view,),
+            database=DATABASE,
+        )
+    ]
+    ((definition,),) = server.sql("SELECT pg_get_viewdef(%s::regclass)", (view,), database=DATABASE)
+    more = ", ".join(changed.get(name, f"real.{name}") for name in columns)
+    server.sql(
+        f"SET allow_system_table_mods = on; CREATE OR REPLACE VIEW pg_catalog.{view} AS"
+        f" WITH real AS ({definition.rstrip('; ')}) SELECT * FROM real UNION ALL SELECT {more}"
+        f" FROM (SELECT * FROM real WHERE {of} LIMIT 1) AS real CROSS JOIN generate_series(1, {count}) AS n",
+        database=DATABASE,
+    )
+
+
+# -- there is no room, and no right ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def slots_taken(server: Postgres, *users: str) -> Iterator[None]:
+    """Every slot that these roles may have, one role after the other."""
+    held = []
+    try:
+        for user in users:
+            with contextlib.suppress(psycopg2.OperationalError):
+                while len(held) < 1000:
+                    held.append(psycopg2.connect(**server.connection(user, DATABASE)))
+        assert held
+        yield
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_no_free_slot(lab: Lab) -> None:
+    """Not even one for superusers; what the server says at the door decides."""
+    lab.heal()
+    with slots_taken(lab.server, "odras_owner", "postgres"):
+        host, database = trip(lab)
+    new = host["views"]["new_connection"]["data"]
+    assert (new["ok"], new["error"]["sqlstate"]) == (False, "53300")
+    assert database["views"]["connection"]["data"]["error"]["sqlstate"] == "53300"
+    assert {view["state"] for name, view in database["views"].items() if name != "connection"} == {"unknown"}
+    told = verdict(host, database)
+    assert (told.cause, told.confidence) == ("connection_slots_full", "decided")
+    assert told.action != "restart"
+
+
+def test_a_slot_that_is_kept_for_the_diagnosis(fresh_postgres: Postgres) -> None:
+    """As role postgres sets it up: the app finds no slot, and D is read all the same."""
+    server = fresh_postgres
+    server.stop()
+    server.start(max_connections=12, superuser_reserved_connections=2, reserved_connections=1)
+    server.sql("GRANT pg_use_reserved_connections TO odras_diagnosis")
+    with slots_taken(server, "odras_owner"):
+        views = checked(collect.read_database(database_of(server)))["views"]
+    assert views["connection"]["data"]["ok"] is True
+    assert views["limits"]["data"]["headroom"] == 0
+    assert {row["role"]: row["count"] for row in views["limits"]["data"]["by_role"]} == {"odras_owner": 9}
+
+
+def test_without_the_right_to_look_into_the_app(lab: Lab) -> None:
+    """By a user who is neither root nor the app's own: what was not read is said, with what it would decide."""
+    if not account().dropped:
+        pytest.skip("only root can become somebody else")
+    lab.heal()
+    lab.break_("slot_leak")
+    place = fresh_directory("stranger-")
+    try:
+        host = trip_as(
+            lab, place, readable_python(), {"user": STRANGER, "group": STRANGER, "extra_groups": []}
+        )
+    finally:
+        subprocess.run(["rm", "-rf", "--", str(place)], check=True)
+    lab.heal()
+    views = host["views"]
+    assert views["login"]["data"]["rounds"][-1]["by_status"] == {"500": 3}
+    assert views["sockets"]["state"] == views["config"]["state"] == "unknown"
+    assert "become the app's user" in views["sockets"]["reason"]
+    assert "app.env: Permission denied" in views["config"]["reason"]
+    told = verdict(host)
+    assert (told.cause, told.action) == ("unknown", "open")
+    report = build(host, None, told, actions=[], proof=None, evidence=[], seconds=0.0)
+    words = " ".join(f"{one['view']}: {one['text']}." for one in report["unread"])
+    for view in ("sockets", "new_connection", "config"):
+        assert f"{view}: " in words
+    assert re.search(r"it would decide [^.]*slot_leak", words)
