@@ -132,8 +132,19 @@ def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> li
 # -- looking ---------------------------------------------------------------------------------------------
 
 
+def _unit(request: Request) -> dict[str, str]:
+    """What systemd says of the service. Raises Failed without an answer, which is not the same as no process."""
+    deadline = time.monotonic() + _CHECK
+    while True:
+        told = process.systemd_unit(request["service"])
+        if told:
+            return told
+        if time.monotonic() >= deadline:
+            raise Failed(f"systemd tells nothing of {request['service']} within {_CHECK:g} s")
+
+
 def _look(request: Request) -> Seen:
-    unit = process.systemd_unit(request["service"])
+    unit = _unit(request)
     pid = int(unit.get("MainPID") or 0)
     pids = process.service_pids(unit, None, []) if pid else []
     texts = {path: _read(path) for path in (request["environment_file"], request["private_file"])}
@@ -356,7 +367,7 @@ def apply(request: Request) -> dict[str, Any]:
                     line = {key: request[key] for key in ("who", "run_id")}
                     line.update(at=rfc3339(time.time()), action="rollout", what=request["environment_file"])
                     audit(state, {**line, "result": outcome["result"], "why": outcome["why"]})
-    except Refused as refused:
+    except (Refused, Failed) as refused:  # before anything was touched: later, what fails is undone
         outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
     return outcome
 
@@ -453,7 +464,7 @@ def _restart(request: Request) -> int:
         raise Failed(
             f"systemctl restart {request['service']}: {' '.join(words.split())}{_last_words(request)}"
         )
-    return int(process.systemd_unit(request["service"]).get("MainPID") or 0)
+    return int(_unit(request).get("MainPID") or 0)
 
 
 def _gate(request: Request, values: Values, main: int) -> None:
