@@ -202,6 +202,8 @@ def _shown(request: Request, name: str, value: Optional[str]) -> str:
 def _differs(request: Request, name: str, has: Optional[str], wanted: Optional[str], where: str) -> str:
     if name in request["secrets"]:
         return f"{name}, a secret, differs{where}"
+    if name in request["newer"]:
+        return f"{name} is newer than{where.replace(' in', '')}"
     return f"{name} is {_shown(request, name, has)}{where}, wanted {_shown(request, name, wanted)}"
 
 
@@ -264,7 +266,9 @@ def plan(request: Request) -> dict[str, Any]:
         "write": write,
         "restart": restart,
         "start": not seen.pid,
-        "changes": {n: [has, _shown(request, n, values.get(n))] for (n, has) in stale},
+        "changes": {
+            n: [has, _shown(request, n, values.get(n))] for n, has in stale if n not in request["newer"]
+        },
         "interrupted": {key: (seen.journal or {}).get(key) for key in ("who", "run_id", "since", "step")}
         if seen.journal
         else None,
