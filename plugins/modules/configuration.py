@@ -69,7 +69,7 @@ told: {description: What would be done, or what was done., returned: always, typ
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.runbook.act.configuration import apply, plan
-from ..module_utils.runbook.act.service import Refused
+from ..module_utils.runbook.act.service import Failed, Refused
 
 ARGUMENTS = {
     "operation": {"type": "str", "choices": ["plan", "apply"], "required": True},
@@ -109,7 +109,7 @@ def main() -> None:
         told = (apply if module.params["operation"] == "apply" and not module.check_mode else plan)(
             module.params
         )
-    except Refused as refused:
+    except (Refused, Failed) as refused:
         module.fail_json(msg=str(refused))
     changed = told["act"] and module.check_mode if "act" in told else told["result"] in ("done", "undone")
     module.exit_json(changed=bool(changed), diff=told.pop("diff", {}), told=told)

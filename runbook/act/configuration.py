@@ -132,8 +132,19 @@ def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> li
 # -- looking ---------------------------------------------------------------------------------------------
 
 
+def _unit(request: Request) -> dict[str, str]:
+    """What systemd says of the service. Raises Failed without an answer, which is not the same as no process."""
+    deadline = time.monotonic() + _CHECK
+    while True:
+        told = process.systemd_unit(request["service"])
+        if told:
+            return told
+        if time.monotonic() >= deadline:
+            raise Failed(f"systemd tells nothing of {request['service']} within {_CHECK:g} s")
+
+
 def _look(request: Request) -> Seen:
-    unit = process.systemd_unit(request["service"])
+    unit = _unit(request)
     pid = int(unit.get("MainPID") or 0)
     pids = process.service_pids(unit, None, []) if pid else []
     texts = {path: _read(path) for path in (request["environment_file"], request["private_file"])}
@@ -188,6 +199,14 @@ def _shown(request: Request, name: str, value: Optional[str]) -> str:
     return "nothing" if value is None else _HIDDEN if name in request["secrets"] else value
 
 
+def _differs(request: Request, name: str, has: Optional[str], wanted: Optional[str], where: str) -> str:
+    if name in request["secrets"]:
+        return f"{name}, a secret, differs{where}"
+    if name in request["newer"]:
+        return f"{name} is newer than{where.replace(' in', '')}"
+    return f"{name} is {_shown(request, name, has)}{where}, wanted {_shown(request, name, wanted)}"
+
+
 def _owner(request: Request) -> tuple[int, int]:
     return 0o640, grp.getgrnam(request["group"]).gr_gid
 
@@ -232,14 +251,14 @@ def plan(request: Request) -> dict[str, Any]:
     stale = _stale(request, seen, values)
     on_disk = parse(seen.texts.values())
     write = [
-        f"{name} is {_shown(request, name, on_disk.get(name))}, wanted {_shown(request, name, values.get(name))}"
+        _differs(request, name, on_disk.get(name), values.get(name), "")
         for name in sorted({**on_disk, **values})
         if on_disk.get(name) != values.get(name)
     ]
     if not write and _differs_on_disk(request, seen):
         write = ["owner, rights or text that is no variable"]
     restart = [
-        f"{name} is {has} in pid {', '.join(map(str, pids))}, wanted {_shown(request, name, values.get(name))}"
+        _differs(request, name, has, values.get(name), f" in pid {', '.join(map(str, pids))}")
         for (name, has), pids in sorted(stale.items())
     ]
     told: dict[str, Any] = {
@@ -247,7 +266,9 @@ def plan(request: Request) -> dict[str, Any]:
         "write": write,
         "restart": restart,
         "start": not seen.pid,
-        "changes": {n: [has, _shown(request, n, values.get(n))] for (n, has) in stale},
+        "changes": {
+            n: [has, _shown(request, n, values.get(n))] for n, has in stale if n not in request["newer"]
+        },
         "interrupted": {key: (seen.journal or {}).get(key) for key in ("who", "run_id", "since", "step")}
         if seen.journal
         else None,
@@ -350,7 +371,7 @@ def apply(request: Request) -> dict[str, Any]:
                     line = {key: request[key] for key in ("who", "run_id")}
                     line.update(at=rfc3339(time.time()), action="rollout", what=request["environment_file"])
                     audit(state, {**line, "result": outcome["result"], "why": outcome["why"]})
-    except Refused as refused:
+    except (Refused, Failed) as refused:  # before anything was touched: later, what fails is undone
         outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
     return outcome
 
@@ -447,7 +468,7 @@ def _restart(request: Request) -> int:
         raise Failed(
             f"systemctl restart {request['service']}: {' '.join(words.split())}{_last_words(request)}"
         )
-    return int(process.systemd_unit(request["service"]).get("MainPID") or 0)
+    return int(_unit(request).get("MainPID") or 0)
 
 
 def _gate(request: Request, values: Values, main: int) -> None:

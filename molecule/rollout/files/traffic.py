@@ -8,12 +8,14 @@ import asyncio
 import collections
 import contextlib
 import json
+import socket
 import time
 from pathlib import Path
 
 CONFIG, STATE = "/root/traffic.json", "/root/traffic.state"
 PERIOD, PATIENCE, PEOPLE = 0.5, 30.0, 3  # seconds between two looks, for an answer; logins at a time
 ready: "dict[str, bool]" = {}
+addresses: "dict[str, str]" = {}  # as last resolved: the name server of the hosts restarts when one comes or goes
 statuses: "collections.Counter[str]" = collections.Counter()
 failures: "list[str]" = []
 
@@ -36,8 +38,11 @@ async def watch(host):
     request = f"GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     missed = 0
     while True:
+        with contextlib.suppress(OSError):
+            found = await asyncio.get_running_loop().getaddrinfo(host, 8000, family=socket.AF_INET)
+            addresses[host] = found[0][4][0]
         try:
-            status, _ = await ask(host, 8000, request)
+            status, _ = await ask(addresses.get(host, host), 8000, request)
             ready[host], missed = status == "200", 0
         except (OSError, asyncio.TimeoutError, IndexError):
             missed += 1
@@ -54,8 +59,9 @@ async def serve(reader, writer):
     host = hosts[0]
     ready[host] = ready.pop(host)  # to the end
     try:
-        there, back = await asyncio.open_connection(host, 8000)
-    except OSError:
+        there, back = await asyncio.open_connection(addresses[host], 8000)
+    except OSError as error:
+        failures.append(f"{host}: {error}")
         writer.close()
         return
 
