@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,12 @@ class Case(NamedTuple):
     def wanted(self) -> tuple[str, str]:
         """(cause, restart): of a pair those of the first, which has the higher rank."""
         return FAULTS[self.faults[0]].wanted(self.app)
+
+    @property
+    def as_made(self) -> list[str]:
+        """The faults in the order in which they are made: the cause last, but for what has to come after it."""
+        first, *others = self.faults
+        return sorted([*others, first], key=MADE_LAST.__contains__)
 
     def __str__(self) -> str:
         return f"{'+'.join(self.faults)} in {self.app}"
@@ -111,7 +118,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
     shutil.rmtree(lab.directory / "state", ignore_errors=True)  # the cool-down of the last one is over
     lab.heal()
     began = time.monotonic()
-    for name in sorted(reversed(case.faults), key=lambda name: name in MADE_LAST):
+    for name in case.as_made:
         made = subprocess.run(
             [sys.executable, ROOT / "scripts/lab", "--directory", lab.home, "break", name],
             stdin=subprocess.DEVNULL,
@@ -277,7 +284,8 @@ class Worker:
     def end(self) -> None:
         """End the namespace with all that is in it, and remove what it left on disk."""
         assert self._process.stdin
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
@@ -338,6 +346,7 @@ class Harness:
                     worker = None
         except LabError as error:
             self.errors.append(str(error))
+            self.not_run += queue[place:]
         finally:
             if worker:
                 worker.end()
