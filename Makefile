@@ -1,8 +1,6 @@
 # What a person types. `make` alone lists it.
 PYTHON ?= python3
 FAULT ?= slot_leak
-MINUTES ?= 31
-CUT ?= 240
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
 # Nobody's environment may change what a test sees.
@@ -36,7 +34,7 @@ help: ## list the targets
 demo: .venv/demo ## break an app and heal it (FAULT=slot_leak, postgres_down, app_down, sessions_terminated, healthy)
 	@$(BIN)/python scripts/demo $(FAULT)
 
-test: lint unit integration molecule faults ## everything; needs root or a container engine for real hosts
+test: lint unit integration molecule ## everything; needs root or a container engine for real hosts
 
 test-fast: lint unit integration ## everything but the real hosts
 
@@ -54,13 +52,16 @@ integration: .venv/test ## real PostgreSQL, real app, real faults
 	@$(BIN)/pytest -q tests/integration
 
 molecule: .venv/test ## real systemd hosts
-	@$(BIN)/python scripts/molecule
+	@$(BIN)/python scripts/molecule hosts default incident
+
+rollouts: .venv/test ## real systemd hosts under traffic: rollouts that work, break, are refused, are interrupted
+	@$(BIN)/python scripts/molecule rollout
 
 faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (600); needs root
 	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
 
 idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
-	@$(BIN)/python scripts/idle $(MINUTES) --cut $(CUT)
+	@$(BIN)/python scripts/idle $(or $(MINUTES),31) --cut $(or $(CUT),240)
 
 bench: .venv/test ## side by side with psycopg2.pool and with the steps by hand; writes bench/results
 	@$(BIN)/python bench/checkout.py
@@ -79,4 +80,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean interruptions idle bench
+.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean rollouts interruptions idle bench

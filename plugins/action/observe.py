@@ -23,11 +23,13 @@ from ..module_utils.runbook.verdict.headroom import pool_of, too_many
 from ..plugin_utils.judged import every
 from ..plugin_utils.run import FEW, Run, who
 
-MODULE, EVIDENCE = "pool.runbook.observe", "pool.runbook.evidence"
+MODULE = "pool.runbook.observe"
+EVIDENCE = "pool.runbook.evidence"
 PLAN = "observations/plan.json"
 MINUTES = 5.0  # of observe.yml when nothing else is said
 LONGEST_MINUTES = 60.0  # the processes take no more
-LOOKS, LOOK_SECONDS = 5, 5.0  # so many looks meanwhile, and at least so many seconds apart
+LOOKS = 5  # meanwhile
+LOOK_SECONDS = 5.0  # between two of them at least
 MOST_SCREENS = 5
 
 Document = dict[str, Any]

@@ -12,7 +12,8 @@ from ..module_utils.runbook.report.words import duration
 from ..plugin_utils.run import Run
 
 LONGEST_MINUTES = 24 * 60.0
-LINES, SHORTEST = 10, 5.0  # so many lines over the time, and at least so many seconds between two
+LINES = 10  # over the time
+SHORTEST = 5.0  # seconds between two of them
 
 
 class ActionModule(ActionBase):

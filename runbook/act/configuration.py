@@ -104,6 +104,11 @@ def _key(name: str) -> str:
     return name.upper().removeprefix("POSTGRES_").removeprefix("POOL_").lower()
 
 
+def _text(value: object) -> str:
+    """As a person writes it: 7, not 7.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _same(one: object, other: str) -> bool:
     try:
         return float(str(one)) == float(other)
@@ -121,7 +126,7 @@ def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> li
         told.pop(_key(override["name"]), None)
     wanted = {name: value for name, value in values.items() if name.startswith("POSTGRES_")}
     found = ((name, told.get(_key(name)), value) for name, value in wanted.items())
-    return [(name, str(has)) for name, has, value in found if has is not None and not _same(has, value)]
+    return [(name, _text(has)) for name, has, value in found if has is not None and not _same(has, value)]
 
 
 # -- looking ---------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5
 _LOOK = 2.0
 _CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
 MOST_TEXT = 500  # characters of any one text in the evidence
+MOST_QUERIES = 500  # sessions whose query is told; those that matter come first
 _SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
 
 View = dict[str, Any]
@@ -68,8 +69,8 @@ class Job:
         """The view: what was read, or why not, or that the deadline passed."""
         if self._done.wait(max(0.0, self._began + self._seconds - time.monotonic())):
             return self._view
-        late = view(None, f"no answer within {self._seconds:g} s")
-        return {**late, "state": "timeout", "seconds": self._seconds}
+        late = view(None, f"no answer within {self._seconds:.3g} s")
+        return {**late, "state": "timeout", "seconds": round(self._seconds, 3)}
 
 
 class Unread(Exception):
@@ -126,8 +127,12 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     masker = Masker([request.get("login_password")])
     views: dict[str, View] = {}
 
+    def job(seconds: float, collector: Callable[[], Optional[dict[str, Any]]]) -> Job:
+        """No collector lasts longer than the trip, however late it begins."""
+        return Job(max(0.0, min(seconds, end - time.monotonic())), collector)
+
     service, port = request.get("service"), login.port_of(request["login_url"])
-    views["process"] = Job(
+    views["process"] = job(
         _PROCESS,
         lambda: process.collect(service, request.get("pid_file"), port, request.get("state_directory")),
     ).view()
@@ -135,7 +140,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     pids = [row["pid"] for row in processes]
 
     looks = Looks(pids, port)
-    Job(_LOOK, lambda: looks.look("before_login")).view()
+    job(_LOOK, lambda: looks.look("before_login")).view()
 
     found: list[settings.Settings] = []
 
@@ -146,7 +151,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
             raise Unread(found[0].reason)
         return found[0].data()
 
-    views["config"] = Job(_SETTINGS, read_settings).view()
+    views["config"] = job(_SETTINGS, read_settings).view()
     config = found[0] if found else settings.Settings(None, views["config"]["reason"])
     for secret in config.secrets:
         masker.add(secret)
@@ -167,39 +172,38 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         words.append(watch[0].read())
         return {}
 
-    looked = Job(_SOCKETS, first_look)
-    pool = Job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
-    follower, log_reason = _follow(request, service, pids)
-    source = Job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
-    first_view, views["pool"] = looked.view(), pool.view()
+    looked = job(_SOCKETS, first_look)
+    pool = job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
+    marked = job(_LOOK, lambda: {"log": _follow(request, service, pids)})
+    source = job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
+    first_view, views["pool"], followed = looked.view(), pool.view(), marked.view()
     asked = views["pool"]["data"]
     if asked and not asked["processes"]:  # read, and there is none: the other views decide
         gone = "".join(f"; {path}: {step2_pool.LEFT_BEHIND}" for path in asked["left_behind"])
         views["pool"].update(state="unknown", reason=f"the app has no status socket{gone}")
     rows = watch[0].samples[0]["sockets"] if words else []
 
-    new = Job(_CONNECT + 1, lambda: _connect(config, rows))
+    new = job(_CONNECT + 1, lambda: _connect(config, rows))
     left = min(_LOGIN + patience, end - 4 - time.monotonic())
     probed = time.monotonic() + left - 1  # the job's own deadline, less what it takes to say so
-    probe = Job(left, lambda: _login(request, processes, len(rows), probed))
+    probe = job(left, lambda: _login(request, processes, len(rows), probed))
     if not probe.ends_within(0.25):  # the moment is "while logins are under way"; there is no event for it
-        Job(_LOOK, lambda: looks.look("during_login")).view()
+        job(_LOOK, lambda: looks.look("during_login")).view()
     if words:
-        Job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
-    hangs = not probe.ends_within(_SECOND_LOOK)
-    if hangs:
-        Job(_LOOK, lambda: looks.look("during_login")).view()
+        job(_SOCKETS, lambda: {"rows": watch[0].sample("during_login")}).view()
+    if not probe.ends_within(_SECOND_LOOK):
+        job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
-    if hangs:
-        Job(_LOOK, lambda: looks.look("after_login")).view()
+    job(_LOOK, lambda: looks.look("after_login")).view()
     if views["process"]["data"]:
         views["process"]["data"]["looks"] = looks.looks
     if words:
         if sockets.suspicious(rows) or sockets.suspicious(watch[0].samples[-1]["sockets"]):
             time.sleep(max(0.0, watch[0].started + _SECOND_LOOK - time.monotonic()))
-        Job(_SOCKETS, last_look).view()
+        job(_SOCKETS, last_look).view()
     views["sockets"] = _sockets_view(watch, words, first_view, views["process"], config)
-    views["log"] = Job(_LOG, follower.data).view() if follower else view(None, log_reason)
+    follower: Optional[Follower] = (followed["data"] or {}).get("log")
+    views["log"] = job(_LOG, follower.data).view() if follower else followed
     views["source"] = source.view()
     monitor = step1_monitor.monitor_facts(views["pool"]["data"], views["log"]["data"])
     known = any(monitor[key] is not None for key in ("alive", "started"))
@@ -237,9 +241,9 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
         command=request.get("command"),
     )
     activity = views["activity"]["data"]
-    for session in activity["sessions"] if activity else []:
-        if session["query"] is not None:
-            session["query"] = masker.sql(session["query"])[:300]
+    for number, session in enumerate(activity["sessions"] if activity else []):
+        text = session["query"] if number < MOST_QUERIES else None
+        session["query"] = text and masker.sql(text)[:300]
     document = {
         "schema": "runbook/database-evidence/1",
         "run_id": request["run_id"],
@@ -310,19 +314,16 @@ def _directories(processes: list[dict[str, Any]]) -> list[str]:
     return sorted(found)
 
 
-def _follow(
-    request: dict[str, Any], service: Optional[str], pids: list[int]
-) -> tuple[Optional[Follower], str]:
+def _follow(request: dict[str, Any], service: Optional[str], pids: list[int]) -> Follower:
     path = request.get("log") or next(filter(None, map(log_of, pids[:1])), None)
     if not path and not service:
-        return (
-            None,
-            "no log is named for this host, and its process writes into no file; name it in diagnose_log",
+        raise Unread(
+            "no log is named for this host, and its process writes into no file; name it in diagnose_log"
         )
     try:
-        return Follower(path, service, request.get("window") or 3600.0), ""
+        return Follower(path, service, request.get("window") or 3600.0)
     except OSError as error:
-        return None, f"diagnose_log: {path}: {error.strerror}"
+        raise Unread(f"diagnose_log: {path}: {error.strerror}") from error
 
 
 def _sockets_view(

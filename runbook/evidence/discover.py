@@ -14,7 +14,7 @@ from typing import Any, Optional
 from ..common.masking import Masker
 from ..leaks.search import IGNORED
 from . import proc, process, settings
-from .log import WITHOUT_TIMES, log_of, tail
+from .log import BLOCK_BYTES, log_of, tail
 from .new_connection import resolve
 from .wire import WireError
 
@@ -168,7 +168,7 @@ def _login_paths(log: Optional[str]) -> list[str]:
     if not log:
         return []
     try:
-        text, _ = tail(Path(log), Path(log).stat().st_size, WITHOUT_TIMES)
+        text, _ = tail(Path(log), Path(log).stat().st_size, BLOCK_BYTES)
     except OSError:
         return []
     paths = [path for path in _LOGGED.findall(text) if not _LOGOUT.search(path)]

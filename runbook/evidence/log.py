@@ -1,6 +1,7 @@
 """View L: the app's log in the window, and what it wrote while the probe ran.
 
-Bounded: of a file at most ``WINDOW_BYTES`` from its end are read, whatever its size. Lines with times
+Bounded: a file is read from its end, block by block, until a line is older than the window, and at most
+``WINDOW_BYTES`` of it, whatever its size. Lines with times
 are counted from the start of the window; a log without times is counted as far as was read, and what
 the probe itself caused is told apart by the file's size before and after, which needs no times.
 """
@@ -18,7 +19,7 @@ from ..common.clock import rfc3339
 from . import proc
 
 WINDOW_BYTES = 8 << 20
-WITHOUT_TIMES = 1 << 20
+BLOCK_BYTES = 1 << 20  # of a log without times no more counts than one
 _JOURNAL_LINES = 20000
 
 # What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
@@ -73,7 +74,8 @@ _FRAME = re.compile(r'^\s+File "([^"]{1,300})", line (\d{1,7}), in (\S{1,100})')
 _LIBRARY = re.compile(r"site-packages/|dist-packages/|/lib/python\d|^<")
 _CHAINED = ("Traceback", "During handling of", "The above exception")
 # Of lines without a traceback those that say most, the most telling first.
-_TELLING = ("sql_error", "other_dependency", "login_error", "server_error")
+_TELLING = ("sql_error", "other_dependency", "login_error")
+_ACCESS = re.compile(r"HTTP/\d\.\d|: 5\d\d, ")  # says what was answered, not why
 _LONGEST_LINE = 4096  # characters; of a longer line the ends are searched
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?\s?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\d))?"
@@ -144,29 +146,35 @@ class Follower:
         """What was written since the mark, at most WINDOW_BYTES of it."""
         if not self.path:
             return self._journal(self.began)[2]
+        size = self.path.stat().st_size
+        return _slice(self.path, max(self._from(), size - WINDOW_BYTES), size).decode("utf-8", "replace")
+
+    def _from(self) -> int:
+        """Where in the file that is there now what came after the mark begins."""
+        assert self.path
         now = self.path.stat()
         # Another or a shorter file was rotated in: all of it came after.
         same = now.st_ino == self.mark["inode"] and now.st_size >= self.mark["size"]
-        return _slice(self.path, self.mark["size"] if same else 0, now.st_size)
+        return int(self.mark["size"]) if same else 0
 
     def data(self) -> dict[str, Any]:
         """The data of view ``log``."""
         since = self.began - self.window
         if self.path:
-            size = self.path.stat().st_size
-            text, whole = tail(self.path, size, WINDOW_BYTES)
-            appended = self.appended()
+            size, mark = self.path.stat().st_size, self._from()
+            raw, timed = read_back(self.path, size, since, mark)
+            start, read = size - len(raw), len(raw)
+            text, whole = _whole_lines(raw, start), start == 0
+            appended = raw[max(0, mark - start) :].decode("utf-8", "replace")
         else:
             text, whole, appended, size = self._journal(since)
+            read, timed = size, True
         lines = text.splitlines()
-        timed = any(line_time(line) is not None for line in lines[-200:])
-        if not timed and len(text) > WITHOUT_TIMES:
-            lines, whole = text[-WITHOUT_TIMES:].splitlines()[1:], False
         summary = summarize(lines, since if timed else None)
         return {
             "path": str(self.path) if self.path else f"journal of {self.unit}",
             "size": size,
-            "bytes_read": len(text) + len(appended),
+            "bytes_read": read,
             "timestamps": timed,
             "window_from": rfc3339(since) if timed else None,
             "window_to": rfc3339(time.time()) if timed else None,
@@ -192,14 +200,42 @@ class Follower:
 def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
     """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
     start = max(0, size - most)
-    text = _slice(path, start, size)
-    return (text.partition("\n")[2] if start else text), start == 0
+    return _whole_lines(_slice(path, start, size), start), start == 0
 
 
-def _slice(path: Path, start: int, end: int) -> str:
+def read_back(path: Path, size: int, since: float, mark: int) -> tuple[bytes, bool]:
+    """(the end of a file, whether its lines have times), read in blocks from byte ``size`` back.
+
+    It begins before a line older than ``since`` (seconds since the epoch) and before byte ``mark``; the end
+    of a log without times is one block. Never more than `WINDOW_BYTES`.
+    """
+    start = max(0, size - BLOCK_BYTES)
+    raw = block = _slice(path, start, size)
+    timed = any(line_time(line) is not None for line in _whole_lines(raw, start).splitlines()[-200:])
+    least = max(0, size - WINDOW_BYTES)
+    while start > least and (start > mark or (timed and not _reaches(block, since))):
+        start, end = max(least, start - BLOCK_BYTES), start
+        block = _slice(path, start, end)
+        raw = block + raw
+    return raw, timed
+
+
+def _reaches(block: bytes, since: float) -> bool:
+    """Is the first line of a block that has a time older than ``since``?"""
+    times = map(line_time, _whole_lines(block, 1).splitlines())
+    first = next((at for at in times if at is not None), None)
+    return first is not None and first < since
+
+
+def _whole_lines(raw: bytes, start: int) -> str:
+    """Bytes from the place ``start`` of a file as text, without a line that began before it."""
+    return (raw.partition(b"\n")[2] if start else raw).decode("utf-8", "replace")
+
+
+def _slice(path: Path, start: int, end: int) -> bytes:
     with path.open("rb") as file:
         file.seek(start)
-        return file.read(min(end - start, WINDOW_BYTES)).decode("utf-8", "replace")
+        return file.read(end - start)
 
 
 def _ends(line: str) -> str:
@@ -227,9 +263,13 @@ def last_error(lines: list[str]) -> Optional[dict[str, Any]]:
             told, inside = {"text": line.strip()[:_LONGEST_LINE], "at": at}, False
     if told:
         return told
-    samples = summarize(lines, None)["samples"]
-    found = next((samples[name] for name in _TELLING if name in samples), None)
-    return {"text": found, "at": None} if found else None
+    for name in _TELLING:
+        said = [
+            line for line in lines if PATTERNS[name].search(_ends(line).lower()) and not _ACCESS.search(line)
+        ]
+        if said:
+            return {"text": said[-1].strip()[:_LONGEST_LINE], "at": None}
+    return None
 
 
 def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
@@ -258,6 +298,8 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
         for name in [name for name, pattern in likely if pattern.search(lower)]:
             counts[name] = counts.get(name, 0) + 1
             samples[name] = line.strip()[:_LONGEST_LINE]  # masked first, and cut after that
+            if name == "started":
+                pool_line = None  # told by a process that is no more
             if at is not None:
                 first.setdefault(name, rfc3339(at))
                 last[name] = rfc3339(at)

@@ -184,12 +184,15 @@ def _address(text: str) -> str:
     """``0100007F:1538`` → ``127.0.0.1:5432``; IPv4 in IPv6 is shown as IPv4."""
     raw, port = text.split(":")
     words = [struct.pack("=I", int(raw[at : at + 8], 16)) for at in range(0, len(raw), 8)]
-    packed = b"".join(words)
+    return socket_address(b"".join(words), int(port, 16))
+
+
+def socket_address(packed: bytes, port: int) -> str:
+    """4 or 16 bytes of an address in network order, and a port, as one text; IPv4 in IPv6 is shown as IPv4."""
     if len(packed) == 16 and packed[:12] == b"\0" * 10 + b"\xff\xff":
         packed = packed[12:]
     family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    host = socket.inet_ntop(family, packed)
-    return join_address(host, int(port, 16))
+    return join_address(socket.inet_ntop(family, packed), port)
 
 
 def join_address(host: str, port: int) -> str:

@@ -23,7 +23,12 @@ def state_directory(named: Optional[str]) -> Path:
     """Where this user keeps the lock and the audit log of this host."""
     if named:
         return Path(named)
-    return SYSTEM_STATE if os.geteuid() == 0 else Path("~/.local/state/pool-runbook").expanduser()
+    if os.geteuid() == 0:
+        return SYSTEM_STATE
+    try:
+        return Path("~/.local/state/pool-runbook").expanduser()
+    except RuntimeError:  # a user without a home has nothing there
+        return SYSTEM_STATE
 
 
 def collect(
@@ -175,24 +180,36 @@ def _service(
             why=f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
         )
     elif pid_file:
-        exists = Path(pid_file).exists()
-        pid = read_pid(pid_file)
+        there, pid = _there(pid_file), read_pid(pid_file)
         alive = pid is not None or bool(processes)
         described.update(
             kind="command",
             name=pid_file,
             main_pid=pid,
             masked=False,
-            stopped_by_person=not alive and not exists,
+            stopped_by_person=False if alive else None if there is None else not there,
             why=(
                 f"{pid_file} names pid {pid}"
                 if pid
+                else f"no right to read {pid_file}"
+                if there is None
                 else f"{pid_file} is there and its process is gone: it died"
-                if exists
+                if there
                 else f"{pid_file} is not there: an orderly stop removes it"
             ),
         )
     return described
+
+
+def _there(name: str) -> Optional[bool]:
+    """Whether a file is there for us to read; None without the right to know."""
+    try:
+        os.close(os.open(name, os.O_RDONLY | os.O_NONBLOCK))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def lock_holder(directory: Path) -> Optional[dict[str, Any]]:

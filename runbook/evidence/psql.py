@@ -80,7 +80,8 @@ def reach(
             "database": target["name"],
             "user": target["user"],
         },
-        **{"ok": True, "error": None, "server": None, "phase": "query", "address": None, "addresses": []},
+        **{"ok": True, "error": None, "server": None, "pgbouncer": None},
+        **{"phase": "query", "address": None, "addresses": []},
     }
     psql: Optional[Psql] = Psql(command, deadline)
     try:

@@ -24,6 +24,7 @@ _MOST_PEEKED = 2000
 _MOST_WORDS = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLOSED = 7  # TCP_CLOSE
+_SO_PEERNAME = 28  # asm-generic/socket.h
 
 
 class Watch:
@@ -64,7 +65,7 @@ class Watch:
         return rows
 
     def _reset(self, pid: int, fd: int) -> Optional[dict[str, Any]]:
-        """A TCP socket that the kernel no longer lists was reset; with whom it was can only be supposed."""
+        """A TCP socket that the kernel no longer lists was reset. It still knows with whom it was."""
         try:
             copy = duplicate(pid, fd)
         except OSError:
@@ -72,10 +73,13 @@ class Watch:
         with copy:
             if copy.family not in (socket.AF_INET, socket.AF_INET6) or copy.type != socket.SOCK_STREAM:
                 return None
-            if copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != _CLOSED or not self.peers:
+            if copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0] != _CLOSED:
                 return None
+            peer = former_peer(copy)
         counts = {"recv_q": 0, "send_q": 0, "retransmits": 0, "probes": 0}
-        return {"local": f"?:{fd}", "peer": self.peers[0], "state": "RESET", "timer": "off", **counts}
+        return (
+            {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off", **counts} if peer else None
+        )
 
     def _to_database(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now."""
@@ -165,6 +169,20 @@ def _denial(error: OSError) -> dict[str, str]:
     if error.errno == errno.ENOSYS:
         return {"state": "unsupported", "reason": "this kernel has no pidfd_getfd (Linux 5.6 brought it)"}
     return {"state": "ok", "reason": ""}  # the process or its descriptor went away meanwhile
+
+
+def former_peer(copy: socket.socket) -> str:
+    """``address:port`` that a closed socket was connected to; empty where it was to nothing.
+
+    getpeername() does not tell it of a closed socket, the option SO_PEERNAME does.
+    """
+    size, at = (16, 4) if copy.family == socket.AF_INET else (28, 8)
+    try:
+        raw = copy.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, size)
+    except OSError:
+        return ""
+    address = raw[at : at + (4 if size == 16 else 16)]
+    return proc.socket_address(address, int.from_bytes(raw[2:4], "big"))
 
 
 def live_options(copy: socket.socket) -> dict[str, Any]:

@@ -312,13 +312,14 @@ _SESSIONS = """
            to_char(xact_start, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS xact_start,
            to_char(query_start, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS query_start,
            to_char(state_change, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS state_change,
-           CASE WHEN NOT ours THEN left(nullif(query, '<insufficient privilege>'), 1000) END AS query,
+           CASE WHEN NOT ours THEN left(nullif(query, '<insufficient privilege>'), 500) END AS query,
            ours, count(*) OVER () AS total, pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all
       FROM pg_stat_activity AS a
      CROSS JOIN LATERAL (SELECT coalesce(application_name = current_setting('runbook.ours'), false)
                                 OR a.pid = pg_backend_pid() AS ours) AS own
      ORDER BY ours DESC,
-              a.pid = ANY (string_to_array(current_setting('runbook.blocking'), ' ')::int[]) DESC,
+              a.pid IN (SELECT told::int
+                          FROM unnest(string_to_array(current_setting('runbook.blocking'), ' ')) AS told) DESC,
               (usename = current_setting('runbook.app_user')
                OR datname = current_setting('runbook.app_database')) IS TRUE DESC,
               a.backend_start

@@ -258,21 +258,9 @@ class Pool:
             held = [connection for connection in (lease() for lease in leases) if connection is not None]
             dead = sum(connection.looks_dead() for connection in [*self._idle, *held])
             counters = replace(self.counters, dead_found=dict(self.counters.dead_found))
-            waiters = list(self._waiters)
             samples = [dict(row) for row in self.switches.seen.rows.values()]
-            return Snapshot(
-                *(
-                    clock(),
-                    self.settings.max_connections,
-                    used,
-                    idle,
-                    self._connecting,
-                    dead,
-                    leases,
-                    waiters,
-                ),
-                *(counters, self.last_connect_error, samples),
-            )
+            at = (clock(), self.settings.max_connections, used, idle, self._connecting, dead, leases)
+            return Snapshot(*at, list(self._waiters), counters, self.last_connect_error, samples)
 
     def settings_changed(self) -> None:
         """After a switch: the monitor takes its new interval, waiters take what a higher maximum allows."""

@@ -113,14 +113,12 @@ def _next_holders(facts: Facts) -> list[str]:
     over = [h for h in facts.holders or [] if h.get("request_over") is True]
     if over:
         return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
-    steps = [
-        f"send ticket.md to the owner of {one['site']}: {text(one.get('fix'))}" for one in facts.findings[:1]
-    ]
-    query = c.most_common([text(s.get("query")) for s in facts.resting])
-    who = f"the sessions that nobody gives back ran last: {query[:120]}" if query else ""
-    return [*lock, *([who] if who else []), *steps] or [
-        "find what takes a connection and keeps it: runbook leaks PATH"
-    ]
+    query = c.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
+    who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
+    # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
+    named = [one for one in facts.findings if one.get("rule") != "R9"]
+    steps = [f"the leak search names {one['site']}: {text(one.get('fix'))}" for one in named[:2]]
+    return [*lock, *who, *steps] or ["find what takes a connection and keeps it: runbook leaks PATH"]
 
 
 def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
@@ -151,8 +149,10 @@ def _next_slow(facts: Facts) -> list[str]:
 
 def _next_held(facts: Facts) -> list[str]:
     alive = [h for h in facts.holders or [] if h.get("request_over") is False]
-    where = f", for the owner of {_sites(facts, alive)}" if alive else ""
-    return [f"give the connection back before the outside call, and set a timeout for that{where}"]
+    where = (
+        f"for the owner of {_sites(facts, alive)}" if alive else c.holders_outside_the_database(facts).text
+    )
+    return [f"give the connection back before the outside call, and set a timeout for that: {where}"]
 
 
 def _next_too_small(facts: Facts) -> list[str]:
@@ -221,7 +221,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_down",
         "PostgreSQL does not run: its host refuses connections",
-        (c.new_connection_refused,),
+        (c.any_of(c.new_connection_refused, c.refused_beyond_what_answers),),
         useless,
         "a restarted app would be refused as well",
         say("start PostgreSQL on {target}, or find out why it stopped: its own log says it"),
@@ -288,6 +288,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         _next_resources,
         comes_back=True,
+        not_to_confuse=("slot_leak", "app_blocked", "app_saturated"),
     ),
     Cause(
         "wrong_node",
@@ -329,6 +330,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         say("open the pool after the fork (a post-fork hook), or do without preload"),
         comes_back=True,
+        not_to_confuse=("slot_leak", "idle_cut", "black_hole"),
     ),
     Cause(
         "nested_checkout",
@@ -338,6 +340,7 @@ CAUSES: tuple[Cause, ...] = (
         _BUYS_TIME,
         _next_nested,
         comes_back=True,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "slow_queries",
@@ -346,6 +349,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same statements would be slow again",
         _next_slow,
+        not_to_confuse=("lock_contention", "held_while_waiting", "pool_too_small"),
     ),
     Cause(
         "held_while_waiting",
@@ -354,6 +358,7 @@ CAUSES: tuple[Cause, ...] = (
         useless,
         "the same requests would hold them again",
         _next_held,
+        not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "black_hole",
@@ -372,6 +377,7 @@ CAUSES: tuple[Cause, ...] = (
         helps,
         "a stuck loop comes free only with the process",
         _next_stuck,
+        not_to_confuse=("app_saturated", "slow_queries", "lock_contention", "black_hole"),
     ),
     Cause(
         "slot_leak",
@@ -525,6 +531,7 @@ CAUSES: tuple[Cause, ...] = (
         "the same load would meet the same workers",
         _next_busy,
         last_resort=True,
+        not_to_confuse=("app_blocked", "pool_too_small", "slow_queries"),
     ),
     Cause(
         "login_broken",
@@ -534,6 +541,7 @@ CAUSES: tuple[Cause, ...] = (
         "the same code would fail again",
         _next_login_broken,
         last_resort=True,
+        not_to_confuse=("slot_leak", "connection_slots_full", "authentication_failed"),
     ),
     Cause(
         "client_suspended",

@@ -202,6 +202,23 @@ def new_connection_refused(facts: Facts) -> Answer:
     )
 
 
+def refused_beyond_what_answers(facts: Facts) -> Answer:
+    """N, D: what answers the app is a proxy or pooler that gives up, and behind it PostgreSQL's host refuses."""
+    question = "whether PostgreSQL's host refuses connections behind what answers"
+    answered = _new(facts, question)
+    if answered:
+        return answered
+    kind, phase = facts.new_error.get("kind"), facts.new_phase
+    gives_up = kind in ("closed", "reset") or facts.new_error.get("sqlstate") in ("08P01", "08006", "58000")
+    if not gives_up and not (kind == "timeout" and phase == "query"):
+        return _failed(facts, False)
+    if facts.connection is None:
+        return unread(facts, "connection", question)
+    told = mapping(facts.connection.get("error"))
+    words = f"{facts.target} answers; PostgreSQL itself: {text(told.get('text')) or 'answers'}"
+    return (yes if told.get("kind") == "refused" else no)("connection", words)
+
+
 def new_connection_hangs_in_query(facts: Facts) -> Answer:
     """N: the login at the server worked, and the first query waits: what a full PgBouncer does."""
     return _new(facts, "whether a first query waits") or _failed(
@@ -411,14 +428,12 @@ def threads_stuck(facts: Facts) -> Answer:
     stuck = doing.stuck_loop(facts, looks)
     if refused and stuck:
         return yes("process", f"{stuck}, and {count(refused, 'client')} waited to be accepted")
-    waiting = doing.standing(facts, looks)
-    if any(facts.state_at(local) is None for local in waiting):
+    waiting = doing.unanswered(facts)
+    if waiting is None:
         return unread(facts, "activity", "whether threads wait for a session that PostgreSQL does not have")
-    lost = [local for local in waiting if facts.state_at(local) == "none"]
+    lost = sum(state == "none" for _, state in waiting.values())
     if lost:
-        return yes(
-            "process", f"threads wait on {count(len(lost), 'connection')} that has no session in PostgreSQL"
-        )
+        return yes("process", f"threads wait on {count(lost, 'connection')} without a session in PostgreSQL")
     return no(
         "process",
         "every client was accepted at once, so the event loop comes round"
@@ -559,6 +574,8 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
         return (yes if told else no)("log", words)
     if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
+    if sqlstate == "57P02" and facts.crashed is False:
+        return no("server", "the server's helpers are as old as itself, so it has not recovered from a crash")
     words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
     return Answer(None, f"{words}, and the app's log has none of them", "sockets")
 
@@ -630,17 +647,34 @@ def dead_connections_held(facts: Facts) -> Answer:
 
 
 def socket_shared_and_used(facts: Facts) -> Answer:
-    """S, L: processes share a connection and use it (holding alone is harmless)."""
+    """S, L, X: processes share a connection, and at least two of them use it (holding alone is harmless)."""
     if facts.sockets is None:
         return unread(facts, "sockets", "whether processes share a connection")
-    shared = rows(facts.sockets.get("shared"))
+    shared = facts.shared
     if not shared and facts.held is not None:
         return no("sockets", "no connection is shared by processes")
+    words = f"{count(len(shared), 'connection')} shared by processes"
     if shared and facts.logged("protocol_error"):
+        return yes("log", f"{words}, and protocol errors in the log")
+    if any(inode in shared for inode, _ in (doing.unanswered(facts) or {}).values()):
+        return yes("process", f"{words}; a thread waits on one for an answer that another process has taken")
+    both = [inode for inode, pids in doing.waiting_on(facts).items() if inode in shared and len(pids) > 1]
+    if both:
+        return yes("process", f"{words}; two processes wait for an answer on one of them")
+    worked = doing.worked(facts)
+    sharing = {pid for pids in shared.values() for pid in pids}
+    if not shared or worked is None or not facts.rounds:
+        return unread(facts, "process", f"{words}: whether two of them used one")
+    alone = {whole(row.get("pid")) for row in facts.held or [] if whole(row.get("inode")) not in shared}
+    users = sorted(pid for pid in sharing & worked if pid not in alone)
+    if len(users) > 1:
+        named = " and ".join(map(str, users[:3]))
         return yes(
-            "log", f"{count(len(shared), 'connection')} shared by processes, and protocol errors in the log"
+            "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
         )
-    return Answer(None, "whether two processes used one connection", "sockets")
+    if len(sharing & worked) < 2:
+        return no("process", f"{words}, and one of them at most used it")
+    return Answer(None, f"{words}: whether two of them used one", "process")
 
 
 def live_settings_differ(facts: Facts) -> Answer:
@@ -830,15 +864,24 @@ def slots_without_connection(facts: Facts) -> Answer:
         )
     if facts.held is None:
         return unread(facts, "sockets", "whether used slots have connections")
-    held = len(facts.held)
+    # The probe itself may have opened what was not open before it.
+    held = max(len(facts.held), len(facts.sample("after_login") or []))
     words = f"{count(held, 'socket')} from the app to {facts.target}"
-    if held == 0:
+    moments = [
+        {text(row.get("local")) for row in rows(sample.get("sockets"))}
+        for sample in rows(mapping(facts.sockets).get("samples"))
+    ]
+    most = max(map(len, moments), default=0)
+    if most == 0:
         return yes("sockets", words)
     if facts.maximum is None:
         return unread(facts, "config", "the pool's maximum, to compare with the sockets")
-    if held < facts.maximum:
-        return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
-    return no("sockets", f"{words}: as many as the pool may have")
+    if most >= facts.maximum:
+        return no("sockets", f"{words}, {most} at most: as many as the pool may have")
+    # A pool that has lost its slots opens nothing; in a crowd connections come and go.
+    if 2 * most > facts.maximum and any(moment != moments[0] for moment in moments):
+        return no("sockets", f"connections come and go, up to {most} of {facts.maximum} during the probe")
+    return yes("sockets", f"{words}, and the pool's maximum is {facts.maximum}")
 
 
 def no_backend_of_the_app(facts: Facts) -> Answer:
@@ -901,7 +944,19 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
         return (yes if len(nested) >= 2 and 2 * held >= used else no)(
             "pool", words + (f", at {site}" if site else "")
         )
-    return _living_holders(facts, "whether those who wait already hold a connection")
+    open_question = _living_holders(facts, "whether those who wait already hold a connection")
+    if open_question.value is not None:
+        return open_question
+    if facts.logged_now("pool_exhausted") and login_fails_at_once(facts).value:
+        return no("login", "the pool refuses at once, so nobody waits in it")
+    under_way = requests_under_way(facts)
+    if under_way is None or facts.backends is None:
+        return open_question
+    resting = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.resting)
+    if min(resting, under_way) < 2:
+        words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
+        return no("process", f"{words}: nobody holds one and waits for another")
+    return open_question
 
 
 def holders_outside_the_database(facts: Facts) -> Answer:
@@ -963,8 +1018,13 @@ def nobody_holds_long(facts: Facts) -> Answer:
     open_question = _living_holders(facts, "how long connections are held")
     if open_question.value is not None or not pool_is_exhausted(facts).value:
         return open_question
-    if facts.backends is None or len(facts.backends) < (facts.maximum or 2):
+    if facts.backends is None or 2 * len(facts.backends) < (facts.maximum or 4):
         return open_question
+    failed = sum(text(s.get("state")) == "idle in transaction (aborted)" for s in facts.backends)
+    if failed:
+        return no(
+            "activity", f"{count(failed, 'session')} in a transaction that has failed: nobody uses them"
+        )
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
     return (yes if not old else no)(
@@ -1006,14 +1066,17 @@ def own_number_is_wrong(facts: Facts) -> Answer:
     if facts.log is None:
         return unread(facts, "log", "what the app says of its pool")
     line = mapping(facts.log.get("pool_line"))
-    told = number(line.get("active"))
-    at = seconds_of(line.get("at"))
-    if told is None or at is None or (facts.started is not None and at < facts.started):
-        return no("log", "the app's log tells no dated number of this process")
+    told, at = number(line.get("active")), seconds_of(line.get("at"))
+    if told is None or (at is not None and facts.started is not None and at < facts.started):
+        return no("log", "the app's log tells no number of this process")
     if facts.held is None:
         return unread(facts, "sockets", "whether the app's own number is true")
-    words = f"the app's log says {told:.0f} in use; it has {count(len(facts.held), 'socket')}"
-    return (yes if told > len(facts.held) else no)("log", words)
+    held = len(facts.held)
+    words = f"the app's log says {told:.0f} in use; it has {count(held, 'socket')}"
+    if at is None and told + held != number(line.get("maximum")):
+        # It may have been true when it was written, unless it is just what was idle, taken from the maximum.
+        return no("log", f"{words}, and does not say when that was")
+    return (yes if told > held else no)("log", words)
 
 
 # L: the log
@@ -1026,14 +1089,12 @@ def another_exception(facts: Facts) -> Answer:
     if facts.logged_now() is None:
         return unread(facts, "log", "what the app logs when the login fails")
     about = facts.logged_now(
-        "pool_exhausted",
-        "server_closed",
-        "connection_refused",
-        "too_many_clients",
-        "authentication_failed",
-        "starting_up",
+        *("pool_exhausted", "server_closed", "connection_refused"),
+        *("too_many_clients", "authentication_failed", "starting_up"),
     )
-    if about:
+    # A statement that fails and whose connection is then forgotten exhausts the pool, as logins are tried.
+    failed = facts.logged_now("sql_error")
+    if about and not failed:
         return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
     other = facts.logged_now("exception", "login_error", "server_error", "other_dependency", "sql_error") or 0
     words = f"{count(other, 'line')} about another error during the probe"

@@ -145,8 +145,8 @@ def stuck_loop(facts: Facts, looks: list[dict[str, Any]]) -> str:
     return ""
 
 
-def standing(facts: Facts, looks: list[dict[str, Any]]) -> list[str]:
-    """The local ends of the connections to PostgreSQL on which a thread stood still through all these looks."""
+def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
+    """Local end → inode of the connections to PostgreSQL on which a thread stood still through all these looks."""
     known = {
         whole(row.get("inode")): text(row.get("local"))
         for sample in rows((facts.sockets or {}).get("samples"))
@@ -161,4 +161,46 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> list[str]:
         for look in looks
     ]
     still = set.intersection(*seen) if seen else set()
-    return sorted({known.get(inode, "") for _, inode, _ in still})
+    return {known.get(inode, ""): inode for _, inode, _ in sorted(still)}
+
+
+def unanswered(facts: Facts) -> Optional[dict[str, tuple[int, str]]]:
+    """Local end → (inode, state of the session) of the connections on which a thread has stood still since
+    before the server was asked, and on which the server was not at work; None where that cannot be told."""
+    before = before_the_probe(facts)
+    if before is None or len(facts.looks) < 2:
+        return None
+    waiting = {local: (inode, facts.state_at(local)) for local, inode in standing(facts, facts.looks).items()}
+    looked = (facts.now or 0.0) + (number(before.get("second")) or 0.0)
+    if waiting and (facts.database_now is None or facts.database_now < looked):
+        return None
+    if any(state is None for _, state in waiting.values()):
+        return None
+    return {local: (inode, state) for local, (inode, state) in waiting.items() if state and state != "active"}
+
+
+# Processor seconds that no idle process takes while logins are probed, and that every login takes.
+_WORK_SECONDS = 0.02
+
+
+def waiting_on(facts: Facts) -> dict[int, set[int]]:
+    """inode → the processes of which a thread was seen waiting on it."""
+    found: dict[int, set[int]] = {}
+    for look in facts.looks:
+        for thread in rows(look.get("threads")):
+            found.setdefault(whole(thread.get("inode")), set()).add(whole(thread.get("pid")))
+    return {inode: pids for inode, pids in found.items() if inode}
+
+
+def worked(facts: Facts) -> Optional[set[int]]:
+    """The processes that took processor time between the first look and the last; None when not read."""
+    if len(facts.looks) < 2:
+        return None
+    spent: dict[int, float] = {}
+    earlier = {whole(t.get("tid")): number(t.get("cpu_seconds")) for t in rows(facts.looks[0].get("threads"))}
+    for thread in rows(facts.looks[-1].get("threads")):
+        pid, seconds = whole(thread.get("pid")), number(thread.get("cpu_seconds"))
+        if seconds is None:
+            return None
+        spent[pid] = spent.get(pid, 0.0) + seconds - (earlier.get(whole(thread.get("tid"))) or 0.0)
+    return {pid for pid, seconds in spent.items() if seconds >= _WORK_SECONDS}

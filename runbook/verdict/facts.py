@@ -15,6 +15,8 @@ OLD_SECONDS = 30.0
 # From when a connection without an open request counts as idle, in seconds. When it was cut is not known, only
 # for how long nothing has come over it; so a longer time would not prove more.
 IDLE_SECONDS = 2.0
+# A helper of the server that is so much younger than the server itself was started anew, in seconds.
+CRASH_SECONDS = 5.0
 # How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
 EXHAUSTED_SECONDS = 60.0
 # Heartbeats come every second; silences that differ by no more than this are one and the same.
@@ -341,6 +343,15 @@ class Facts:
         return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
 
     @property
+    def shared(self) -> dict[int, set[int]]:
+        """inode → the processes that hold it, of every connection that several hold."""
+        return {
+            whole(row.get("inode")): {whole(pid) for pid in row["pids"]}
+            for row in rows((self.sockets or {}).get("shared"))
+            if isinstance(row.get("pids"), list)
+        }
+
+    @property
     def alive(self) -> Optional[int]:
         """Sockets in state ESTAB before the probe; None when not read."""
         return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")
@@ -373,13 +384,12 @@ class Facts:
     def hidden_words(self) -> int:
         """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
         ended = {
-            (row.get("pid"), row.get("fd")) for row in self.held or [] if row.get("state") == "CLOSE-WAIT"
+            (whole(row.get("pid")), whole(row.get("fd")))
+            for row in self.held or []
+            if row.get("state") == "CLOSE-WAIT"
         }
-        return sum(
-            1
-            for row in self.words or []
-            if row.get("kind") == "bytes" and (row.get("pid"), row.get("fd")) in ended
-        )
+        hidden = [row for row in self.words or [] if row.get("kind") == "bytes"]
+        return sum((whole(row.get("pid")), whole(row.get("fd"))) in ended for row in hidden)
 
     @property
     def silent(self) -> Optional[int]:
@@ -660,6 +670,14 @@ class Facts:
                 return text(row.get("setting"))
         hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
         return None if hidden else "0"
+
+    @property
+    def crashed(self) -> Optional[bool]:
+        """Has the server recovered from a crash since it was started? Then its helpers are younger than itself."""
+        helper = seconds_of((self.server or {}).get("checkpointer_start"))
+        if helper is None or self.postmaster_start is None:
+            return None
+        return helper - self.postmaster_start > CRASH_SECONDS
 
     @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:

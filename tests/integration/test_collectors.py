@@ -225,32 +225,37 @@ def test_a_log_that_this_user_may_not_read(lab: Lab) -> None:
 
 def trip_as_account(lab: Lab, place: Path, mode: int) -> Views:
     """A trip of the lab's account, standard library alone, with a log of this mode; its views."""
-    subprocess.run(["cp", "-r", str(Path(runbook.__file__).parent), str(place / "runbook")], check=True)
     log = place / "app.log"
     log.write_text("2026-11-23 03:41:07 started\n")
-    account().own(place)
+    account().own(log)
     log.chmod(mode)
-    python = (lab.app / "app.env").read_text().partition("ODRAS_PYTHON=")[2].partition("\n")[0]
+    views: Views = trip_as(lab, place, lab.python, account().run_as(), log=str(log))["views"]
+    return views
+
+
+def trip_as(lab: Lab, place: Path, python: str, user: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The host document of a trip of another user (arguments for subprocess), with a copy of the package in `place`."""
+    subprocess.run(["cp", "-r", str(Path(runbook.__file__).parent), str(place / "runbook")], check=True)
+    place.chmod(0o755)
     code = (
         "import json, os, sys; from runbook.evidence.collect import read_host;"
         "print(json.dumps(read_host(json.load(sys.stdin), lambda _: None)), flush=True); os._exit(0)"
     )
     ran = subprocess.run(
-        [python, "-c", code],
-        input=json.dumps(request_of(lab, log=str(log))),
+        [python, "-B", "-c", code],
+        input=json.dumps(request_of(lab, **changes)),
         capture_output=True,
         text=True,
         timeout=TRIP_SECONDS + 10,
         cwd=place,
         env={"PYTHONPATH": str(place), "PATH": os.defpath},
         check=False,
-        **account().run_as(),
+        **user,
     )
     assert ran.returncode == 0, ran.stderr
-    document = json.loads(ran.stdout)
+    document: dict[str, Any] = json.loads(ran.stdout)
     documents.validate(document)
-    views: Views = document["views"]
-    return views
+    return document
 
 
 def test_a_log_of_the_size_that_a_busy_app_writes(lab: Lab, tmp_path: Path) -> None:

@@ -361,6 +361,16 @@ def postgres_down() -> Incident:
     return no_connection(incident, "tcp", kind="refused", text="10.0.4.9 port 5432: Connection refused")
 
 
+def postgres_down_behind_a_proxy() -> Incident:
+    """The proxy accepts and closes; on the database's own host nothing listens."""
+    incident = fails(healthy(), during={"server_closed": 16, "login_error": 16})
+    hold(incident)
+    no_connection(incident, "tcp", kind="refused", text="10.0.4.9 port 5432: Connection refused")
+    closed = connection(False, "startup", kind="closed", text="the server closed the connection")
+    incident.host["views"]["new_connection"]["data"] = closed
+    return incident
+
+
 def postgres_unreachable() -> Incident:
     incident = fails(healthy(), "timeout", seconds=5.0)
     return no_connection(incident, "tcp", kind="timeout", text="10.0.4.9 port 5432: no answer to SYN")
@@ -615,6 +625,7 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "healthy": (healthy, Expected("healthy", False)),
     "slot_leak": (slot_leak, Expected("slot_leak", True, action="restart")),
     "postgres_down": (postgres_down, Expected("postgres_down", False)),
+    "postgres_down_behind_a_proxy": (postgres_down_behind_a_proxy, Expected("postgres_down", False)),
     "postgres_unreachable": (postgres_unreachable, Expected("postgres_unreachable", False)),
     "name_not_resolved": (name_not_resolved, Expected("postgres_unreachable", False)),
     "postgres_not_answering": (postgres_not_answering, Expected("postgres_not_answering", False)),

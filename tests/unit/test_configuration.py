@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runbook.act.configuration import idle_problems, parse, pool_differences, render
@@ -47,6 +47,7 @@ PLAN: dict[str, Any] = {
 }
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_0-9]{0,20}", fullmatch=True), ONE_LINE, max_size=5))
 def test_a_file_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runbook.common.clock import rfc3339
 from runbook.common.documents import validate
 from runbook.evidence.collect import _LOG as DEADLINE
-from runbook.evidence.log import PATTERNS, WINDOW_BYTES, WITHOUT_TIMES, Follower, line_time, summarize
+from runbook.evidence.log import BLOCK_BYTES, PATTERNS, WINDOW_BYTES, Follower, line_time, summarize
 from tests.unit.incidents import healthy
 
 MOMENT = datetime(2026, 11, 23, 3, 41, 7, 120000, tzinfo=timezone.utc).timestamp()
@@ -273,7 +273,7 @@ def test_of_a_huge_file_only_the_end_is_read(tmp_path: Path) -> None:
     data = read(log, dated(0, EXHAUSTED))
     assert time.process_time() - began < 5
     assert data["size"] > 10 << 30
-    assert data["bytes_read"] <= 2 * WINDOW_BYTES
+    assert data["bytes_read"] <= WINDOW_BYTES
     assert data["whole_window"] is False
     assert data["counts"]["pool_exhausted"] == 2
     assert data["during_login"] == {"pool_exhausted": 1, "login_error": 1}
@@ -291,7 +291,7 @@ def test_a_huge_file_of_holes_is_read_at_once(tmp_path: Path) -> None:
 
 def test_of_a_log_without_times_only_the_last_part_counts(tmp_path: Path) -> None:
     log = tmp_path / "app.log"
-    log.write_text(f"{EXHAUSTED}\n" + "INFO: all is well\n" * (2 * WITHOUT_TIMES // 18) + f"{EXHAUSTED}\n")
+    log.write_text(f"{EXHAUSTED}\n" + "INFO: all is well\n" * (2 * BLOCK_BYTES // 18) + f"{EXHAUSTED}\n")
     data = read(log)
     assert data["counts"]["pool_exhausted"] == 1
     assert data["whole_window"] is False

@@ -164,12 +164,15 @@ def test_what_was_left_out_fails_in_ci(tmp_path: Path, text: str, arguments: lis
 
 def watched(script: Any, *arguments: str, user: int | None = None, **environ: str) -> Any:
     """Where a watch for `planted-…` saw one in a process that lives until the watch saw the process."""
-    patterns = re.compile("planted-[a-z]+"), re.compile("decoyed-([a-z]+)")
+    patterns, mark = (
+        (re.compile("planted-[a-z]+"), re.compile("decoyed-([a-z]+)")),
+        dict([script.MARK.split("=")]),
+    )
     command = ["/bin/sh", "-c", "echo; read line", "sh", *arguments, "decoyed-here"]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with (
         script.Watch(*patterns) as watch,
-        subprocess.Popen(command, **pipes, env=environ, user=user, cwd="/") as process,
+        subprocess.Popen(command, **pipes, env={**mark, **environ}, user=user, cwd="/") as process,
     ):
         assert process.stdin and process.stdout
         process.stdout.readline()

@@ -84,23 +84,23 @@ def healthy(lab: Lab) -> str:
     return "nothing was broken; a login answered 200"
 
 
-@fault("slot_leak", "restart", apps=("guide",))
+@fault("slot_leak", "restart", apps=("guide", "psycopg2"))
 def slot_leak(lab: Lab) -> str:
     """End the application's sessions on the server, with logins in between, until its pool has no slot left.
 
-    Each time the application meets a dead connection it closes it and forgets to give the slot back.
+    Each time the application meets a dead connection it forgets to give the slot back.
     """
     attempts, most_rounds = 5, 3 * lab.pool_maximum
     for cuts in range(1, most_rounds + 1):
         lab.end_sessions()
         before = lab.log.stat().st_size
-        # At most one login fails of the cut itself; the pool is exhausted when none comes through.
+        # Some logins fail of the cut itself; the pool is exhausted when all of them fail for want of a slot.
         if all(lab.login() == 500 for _ in range(attempts)):
             with lab.log.open("rb") as log:
                 log.seek(before)
-                said = log.read().count(b"Login error: connection pool exhausted")
-            if said < attempts - 1 or lab.sessions():
-                raise LabError(f"logins fail, but not for want of a slot; see {lab.log}")
+                said = log.read().count(b"rror: connection pool exhausted\n")
+            if said < attempts or lab.sessions():
+                continue
             return (
                 f"ended the application's sessions {cuts} times, with logins in between; now {attempts} of "
                 f"{attempts} logins answered 500 (connection pool exhausted); the server has no session of it"
@@ -203,10 +203,9 @@ def held_while_waiting(lab: Lab) -> str:
 @fault("pool_too_small", "none")
 def pool_too_small(lab: Lab) -> str:
     """Far more people ask for a report of three seconds than there are connections."""
-    visit(
-        lab, 8 * lab.most_sessions if lab.kind in PATIENT else 4 * lab.most_sessions, "/api/report?seconds=3"
-    )
-    still(lambda: lab.sessions() >= 0.8 * lab.most_sessions, "the connections are in use", 6)
+    visit(lab, (8 if lab.kind in PATIENT else 4) * lab.most_sessions, "/api/report?seconds=3")
+    wait_until(lambda: lab.sessions() >= 0.8 * lab.most_sessions, "the connections are in use", 60)
+    time.sleep(5)
     fails(lab)
     return f"the reports of many visitors take {lab.sessions()} connections, three seconds each"
 
@@ -236,11 +235,32 @@ def app_saturated(lab: Lab) -> str:
 
 @fault("fork_shared", "restart", apps=("guide",))
 def fork_shared(lab: Lab) -> str:
-    """Load the application once and fork two workers from it; then many log in at the same time."""
-    lab.configure(ODRAS_RUN="-m backend.prefork backend.main")
-    lab.restart()
-    wait_until(lambda: set(lab.logins(8)) != {200}, "the workers disturb each other", 60)
-    return "two workers were forked with the connections of their parent, and used them"
+    """Load the application once and fork two workers from it; then several log in, until no thread is left that
+    is not waiting for an answer which another process took.
+
+    Whoever restarts it starts it as before, without the fork.
+    """
+    for _ in range(8):
+        lab.configure(ODRAS_RUN="-m backend.prefork backend.main", POSTGRES_POOL_MAX_CONNECTIONS=2)
+        lab.odras("restart")
+        wait_until(lambda: lab.listens(lab.app_port), "it listens", 45)
+        for _ in range(20):
+            if not any(status == 200 for _ in range(3) for status in lab.logins(4)):
+                break
+        # It may also have closed the connections; then what is left is another trouble, and not this one.
+        if len(shared(lab)) > 1:
+            lab.configure(ODRAS_RUN=None, POSTGRES_POOL_MAX_CONNECTIONS=lab.pool_maximum)
+            return "two workers were forked with the connections of their parent, and both wait on them"
+    raise LabError("the workers do not take each other's answers")
+
+
+def shared(lab: Lab) -> list[str]:
+    """The application's sockets that all of its processes hold; the one that it listens on is one of them."""
+    held: list[str] = []
+    for pid in lab.app_pids():
+        links = (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))
+        held += {os.readlink(link) for link in links if Path(link).is_socket()}
+    return sorted({one for one in held if held.count(one) == len(lab.app_pids())})
 
 
 @fault("login_broken", "none")

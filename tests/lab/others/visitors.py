@@ -20,7 +20,7 @@ def one() -> None:
     while time.monotonic() < end:
         with suppress(OSError), opener.open(told["url"], timeout=LONGEST) as answer:
             answer.read()
-        time.sleep(0.05)
+        time.sleep(0.5)
 
 
 threads = [threading.Thread(target=one) for _ in range(told["count"])]

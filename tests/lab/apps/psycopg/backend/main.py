@@ -32,6 +32,7 @@ class Credentials(BaseModel):
 
 @app.post("/api/auth/login")
 def login(credentials: Credentials):
+    recall(credentials.username)
     with pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute("SELECT * FROM users WHERE username = %s AND is_active", (credentials.username,))
         user = cursor.fetchone()
@@ -63,7 +64,9 @@ def digest(token):
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+recall = str  # without the lab there is no cache, and nothing to recall
 with suppress(ImportError):  # the lab lays pages beside it that misbehave on request
+    from backend.cache import recall
     from backend.work import router
 
     app.include_router(router)

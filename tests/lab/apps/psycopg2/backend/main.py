@@ -33,6 +33,7 @@ def run(sql, parameters):
 
 @app.post("/api/auth/login")
 def login(credentials: Credentials):
+    recall(credentials.username)
     rows = run(
         "SELECT user_id, salt, password_hash FROM users WHERE username = %s AND is_active",
         (credentials.username,),
@@ -58,7 +59,9 @@ def digest(token):
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+recall = str  # without the lab there is no cache, and nothing to recall
 with suppress(ImportError):  # the lab lays pages beside it that misbehave on request
+    from backend.cache import recall
     from backend.work import router
 
     app.include_router(router)

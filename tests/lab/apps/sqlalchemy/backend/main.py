@@ -26,6 +26,7 @@ class Credentials(BaseModel):
 
 @app.post("/api/auth/login")
 def login(credentials: Credentials):
+    recall(credentials.username)
     with engine.begin() as connection:
         user = connection.execute(USER, {"name": credentials.username}).one_or_none()
         if user:
@@ -49,7 +50,9 @@ def digest(token):
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+recall = str  # without the lab there is no cache, and nothing to recall
 with suppress(ImportError):  # the lab lays pages beside it that misbehave on request
+    from backend.cache import recall
     from backend.work import router
 
     app.include_router(router)
