@@ -42,7 +42,7 @@ from tests.lab.lab import ALONE, PACKAGES, ROOT, Lab
 RESULTS = ROOT / "bench/results/incidents.json"
 EVIDENCE = RESULTS.with_name("incidents.jsonl.xz")
 RECORDED = ROOT / "tests/evidence"
-WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runbook explain`
+OPEN = ROOT / "reports/incidents"  # the evidence of what is wrong or not decided, for `runbook explain`
 # What knows us has to be decided always; of the foreign apps this share, and the rest never wrong.
 OWN_APPS = ("reference",)
 FOREIGN_SHARE = 0.8
@@ -361,10 +361,10 @@ class Harness:
             self.rows.append(row)
             self.evidence[row["evidence_sha256"]] = answer["evidence"]
             print(told(row), flush=True)
-            if trouble(row):
+            if trouble(row) or row["confidence"] != "decided":
                 name = f"{row['fault']}-{row['app']}.json"
-                print(f"        runbook explain {WRONG.relative_to(ROOT) / name}", flush=True)
-                documents.write_text(WRONG / name, answer["evidence"])
+                print(f"        runbook explain {OPEN.relative_to(ROOT) / name}", flush=True)
+                documents.write_text(OPEN / name, answer["evidence"])
 
 
 def told(row: Row) -> str:
