@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ from tests.lab.lab import ALONE, PACKAGES, ROOT, Lab
 RESULTS = ROOT / "bench/results/incidents.json"
 EVIDENCE = RESULTS.with_name("incidents.jsonl.xz")
 RECORDED = ROOT / "tests/evidence"
-WRONG = ROOT / "reports/incidents"  # the evidence of what went wrong, for `runbook explain`
+OPEN = ROOT / "reports/incidents"  # the evidence of what is wrong or not decided, for `runbook explain`
 # What knows us has to be decided always; of the foreign apps this share, and the rest never wrong.
 OWN_APPS = ("reference",)
 FOREIGN_SHARE = 0.8
@@ -65,6 +66,12 @@ class Case(NamedTuple):
     def wanted(self) -> tuple[str, str]:
         """(cause, restart): of a pair those of the first, which has the higher rank."""
         return FAULTS[self.faults[0]].wanted(self.app)
+
+    @property
+    def as_made(self) -> list[str]:
+        """The faults in the order in which they are made: the cause last, but for what has to come after it."""
+        first, *others = self.faults
+        return sorted([*others, first], key=MADE_LAST.__contains__)
 
     def __str__(self) -> str:
         return f"{'+'.join(self.faults)} in {self.app}"
@@ -111,9 +118,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
     shutil.rmtree(lab.directory / "state", ignore_errors=True)  # the cool-down of the last one is over
     lab.heal()
     began = time.monotonic()
-    order = [*reversed(case.faults)]
-    order.sort(key=lambda name: name in MADE_LAST)
-    for name in order:
+    for name in case.as_made:
         made = subprocess.run(
             [sys.executable, ROOT / "scripts/lab", "--directory", lab.home, "break", name],
             stdin=subprocess.DEVNULL,
@@ -279,7 +284,8 @@ class Worker:
     def end(self) -> None:
         """End the namespace with all that is in it, and remove what it left on disk."""
         assert self._process.stdin
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
@@ -340,6 +346,7 @@ class Harness:
                     worker = None
         except LabError as error:
             self.errors.append(str(error))
+            self.not_run += queue[place:]
         finally:
             if worker:
                 worker.end()
@@ -354,10 +361,10 @@ class Harness:
             self.rows.append(row)
             self.evidence[row["evidence_sha256"]] = answer["evidence"]
             print(told(row), flush=True)
-            if trouble(row):
+            if trouble(row) or row["confidence"] != "decided":
                 name = f"{row['fault']}-{row['app']}.json"
-                print(f"        runbook explain {WRONG.relative_to(ROOT) / name}", flush=True)
-                documents.write_text(WRONG / name, answer["evidence"])
+                print(f"        runbook explain {OPEN.relative_to(ROOT) / name}", flush=True)
+                documents.write_text(OPEN / name, answer["evidence"])
 
 
 def told(row: Row) -> str:

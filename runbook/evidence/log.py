@@ -31,6 +31,7 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "pool_exhausted": r"connection pool exhausted|queuepool limit of size|pooltimeout|couldn't get a connection after",
         "dead_connection": r"dead connection (?:detected|found)|found dead connection",
         "server_closed": r"server closed the connection unexpectedly|connection already closed|connection has been closed unexpectedly|terminating connection due to|ssl syscall error|could not receive data from server",
+        "connection_reset": r"(?:could not (?:receive data from|send data to) server|ssl syscall error)[^\n]{0,60}connection reset by peer",
         "terminated_by_administrator": r"terminating connection due to administrator command",
         "crash_of_another_process": r"because of crash of another server process",
         "idle_session_timeout": r"terminating connection due to idle-session timeout",

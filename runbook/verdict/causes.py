@@ -366,9 +366,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.peer_is_silent, c.new_connection_works),
         if_login_still_fails,
         "threads stuck in recv come free only with the process",
-        say(
-            "find what dropped the state of these flows (firewall, NAT); set tcp_user_timeout and keepalives"
-        ),
+        server.next_black_hole,
     ),
     Cause(
         "app_blocked",
@@ -477,9 +475,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.cut_without_a_word, c.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
-        say(
-            "set keepalives_idle below the cut (AWS NLB 350 s, Azure 4 min, Google VPC 10 min, firewalls 30 to 60 min)"
-        ),
+        server.next_cut,
         not_to_confuse=("sessions_terminated",),
     ),
     Cause(

@@ -611,7 +611,14 @@ def _is_dead(row: dict[str, Any]) -> bool:
 
 
 def cut_without_a_word(facts: Facts) -> Answer:
-    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited."""
+    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited. Or L: it
+    answered with a reset when they were used."""
+    resets = facts.logged_now("connection_reset") or 0
+    after = {text(row.get("local")) for row in facts.sample("after_login") or [] if not _is_dead(row)}
+    gone = sum(1 for row in facts.held or [] if not _is_dead(row) and text(row.get("local")) not in after)
+    if resets and gone:
+        words = f"{count(gone, 'idle connection')} gone during the probe, and {count(resets, 'line')} about a reset"
+        return yes("log", words)
     missing = _words(facts, "whether something cut connections without a word")
     if missing:
         return missing

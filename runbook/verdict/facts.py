@@ -393,19 +393,22 @@ class Facts:
 
     @property
     def silent(self) -> Optional[int]:
-        """Sockets whose peer is silent; None when not read.
+        """How many connections have a silent peer; None when not read."""
+        return None if self.held is None or self.sockets is None else len(self.silent_flows)
+
+    @property
+    def silent_flows(self) -> list[str]:
+        """``local -> peer`` of the connections whose peer is silent.
 
         Unanswered probes ≥ 2, or retransmits ≥ 2 with Send-Q > 0, or probes ≥ 1 in two samples ≥ 2 s
         apart.
         """
-        if self.held is None or self.sockets is None:
-            return None
-        found: set[tuple[Any, Any]] = set()
-        probed: dict[tuple[Any, Any], float] = {}
-        for one in rows(self.sockets.get("samples")):
+        found: set[str] = set()
+        probed: dict[str, float] = {}
+        for one in rows(mapping(self.sockets).get("samples")):
             second = number(one.get("second")) or 0.0
             for row in rows(one.get("sockets")):
-                key = (text(row.get("local")), text(row.get("peer")))
+                key = f"{text(row.get('local'))} -> {text(row.get('peer'))}"
                 probes, lost = whole(row.get("probes")), whole(row.get("retransmits"))
                 if (
                     probes >= 2
@@ -413,7 +416,7 @@ class Facts:
                     or (probes and second - probed.setdefault(key, second) >= 2)
                 ):
                     found.add(key)
-        return len(found)
+        return sorted(found)
 
     # X, the process
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Callable, Optional
 
 from . import conditions as c
-from .facts import OWN_NAME, Facts, mapping, rows, text, whole
+from .facts import OWN_NAME, Facts, mapping, number, rows, text, whole
 
 # Guarded: a pid may have been given to another session since the evidence was read.
 _END_SESSION = (
@@ -127,6 +127,45 @@ def next_bouncer(facts: Facts) -> list[str]:
     return [
         *steps,
         f"or raise default_pool_size of PgBouncer at {facts.target}, within the server's headroom",
+    ]
+
+
+# -- the network -------------------------------------------------------------------------------------------
+
+
+def keepalive(facts: Facts) -> str:
+    """What is live on the app's connections, in words; empty when not read."""
+    options = rows(mapping(facts.sockets).get("options"))
+    if not options:
+        return ""
+    if not all(row.get("keepalive") for row in options):
+        return "keepalives are off on the app's connections"
+    first = options[0]
+    probes = ", ".join(
+        f"{name} {whole(first.get(key))}"
+        for name, key in (("keepalives_idle", "idle"), ("interval", "interval"), ("count", "count"))
+    )
+    limit = whole(first.get("user_timeout_ms"))
+    return f"live on the app's connections: {probes}, tcp_user_timeout {limit} ms{'' if limit else ' (off)'}"
+
+
+def next_cut(facts: Facts) -> list[str]:
+    """After how long it was cut, what is live, and the cuts that are known."""
+    cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
+    idle = [age for age in (number(row.get("idle_seconds")) for row in cut) if age is not None]
+    after = f"cut at the latest after {max(idle):.0f} s without traffic; " if idle else ""
+    return [
+        f"{after}{keepalive(facts) or 'see which keepalives are live'}",
+        "set keepalives_idle below the cut: AWS NLB 350 s, Azure 4 min, Google VPC 10 min, firewalls 30 to 60 min",
+    ]
+
+
+def next_black_hole(facts: Facts) -> list[str]:
+    """Which flows, what bounds their silence, and what to look for."""
+    flows = ", ".join(facts.silent_flows[:3])
+    return [
+        f"find what dropped the state of these flows (firewall, NAT): {flows or facts.target}",
+        f"{keepalive(facts) or 'see which keepalives are live'}; a query in flight is bounded by tcp_user_timeout alone",
     ]
 
 

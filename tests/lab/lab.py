@@ -130,6 +130,10 @@ class Lab:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.app_pids(), "the application is gone")
         self.server.remove()
+        for pid in account().processes_in(self.directory):  # whatever a fault or a diagnosis has left
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not account().processes_in(self.directory), "everything is gone")
         if self.directory.exists():
             shutil.rmtree(self.directory)
         self.inventory.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""What was recorded from real faults comes to its cause again: here, and with nothing but a bare Python.
+
+`scripts/incidents --record` writes these files: one for each cause, a host's and its database's evidence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runbook.common.documents import validate
+from runbook.verdict.causes import IDS
+from runbook.verdict.judge import judge
+from tests.lab.faults import FAULTS
+
+ROOT = Path(__file__).parents[2]
+RECORDED = sorted((ROOT / "tests/evidence").glob("*.json"))
+SETTINGS = {"idle_session_timeout", "transaction_timeout"}  # PostgreSQL has settings of these names
+
+
+def load(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def test_what_is_recorded_is_named_by_causes() -> None:
+    assert {file.stem for file in RECORDED} <= set(IDS)
+    assert len(RECORDED) > 15
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_it_comes_to_its_cause_and_to_the_right_action(file: Path) -> None:
+    incident = load(file)
+    verdict = judge(incident["host"], incident["database"])
+    assert (verdict.cause, verdict.confidence) == (file.stem, "decided")
+    assert verdict.action == FAULTS[file.stem].restart
+    assert verdict.next or verdict.cause == "healthy"
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_it_is_a_document_of_its_schema(file: Path) -> None:
+    incident = load(file)
+    assert set(incident) == {"schema", "host", "database"}
+    assert incident["schema"] == "runbook/incident/1"
+    validate(incident["host"])
+    if incident["database"] is not None:
+        validate(incident["database"])
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_nothing_in_it_tells_the_fault_or_the_machine_that_it_was_recorded_on(file: Path) -> None:
+    text = file.read_text()
+    for name in {*IDS, *FAULTS} - SETTINGS - {"healthy"}:
+        assert not re.search(rf"\b{name}\b", text), name
+    assert not re.search(r"/(?:root|home|tmp|var/tmp)/", text)
+    assert "/srv/" in text
+
+
+def test_explain_needs_nothing_but_python() -> None:
+    """No site-packages, no environment: what a clone and a fresh machine have."""
+    for file in RECORDED:
+        done = subprocess.run(
+            [sys.executable, "-E", "-s", "-S", "-m", "runbook", "explain", "--json", str(file)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{file.name}: {done.stderr}"
+        assert json.loads(done.stdout)["cause"] == file.stem
