@@ -92,6 +92,8 @@ def test_a_secret_or_a_blind_watch_is_told(
 def test_there_is_something_to_run(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert script.scenarios() == [path.name for path in SCENARIOS]
     assert {"default", "hosts", "incident"} <= set(script.scenarios())
+    named = re.findall(r"scripts/molecule (.+)", (ROOT / "Makefile").read_text())
+    assert set(" ".join(named).split()) == set(script.scenarios()), "make runs every scenario"
     monkeypatch.setattr(script, "ROOT", tmp_path)
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "test-hosts").symlink_to("/bin/true")
