@@ -97,13 +97,18 @@ class ActionModule(ActionBase):
         saved = run.shown
         run.display.display("")
         if len(reports) + len(missing) > 1:
-            run.display.display(fleet_screen(document, reports))
+            run.display.display(fleet_screen(document, reports, missing))
         wanted = reports if len(reports) == 1 else [r for r in reports if state(r) != "HEALTHY"]
-        for report in wanted[:MOST_SCREENS]:
+        alike: dict[tuple[str, str], dict[str, Any]] = {}  # one screen for all that it is the same for
+        for report in wanted:
+            alike.setdefault((state(report), report["cause"]), report)
+        shown = list(alike.values())[:MOST_SCREENS]
+        for report in shown:
             run.display.display(coloured(screen(report, saved), state(report)))
-        if len(wanted) > MOST_SCREENS:
+        if len(wanted) > len(shown):
+            words = "like these" if len(shown) == len(alike) else "not all of them like these"
             run.display.display(
-                f"{len(wanted) - MOST_SCREENS} more in {saved}: runbook show {saved}/hosts/HOST.json\n"
+                f"{len(wanted) - len(shown)} more, {words}: runbook show {saved}/hosts/HOST.json\n"
             )
-        for host, why in missing.items():
+        for host, why in list(missing.items())[:MOST_SCREENS]:
             run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")

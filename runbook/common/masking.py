@@ -79,10 +79,11 @@ _SQL = re.compile(
 # secret, even where the password is the same word: masked, has_password or the role would be lost, and with
 # the role the verdict.
 _OWN_KEY = re.compile(r"[a-z][a-z_]*")
-_OWN_VALUE = re.compile(r"[A-Za-z_][\w-]*|\d{4}-\d\d-\d\dT[\d:.]+Z")
+_OWN_VALUE = re.compile(r"[A-Za-z_][\w-]*|\d{4}-\d\d-\d\dT[\d:.]+Z|[\d.?]+:\d{1,5}|\[[\da-f:.]+\]:\d{1,5}")
 _FIELDS_OF_WORDS = {
     *("state", "kind", "phase", "timer", "moment", "active", "result", "unit_file", "severity"),
     *("user", "role", "name", "database", "sslmode", "collected_at", "started_at"),
+    *("local", "peer"),  # addresses as the kernel has them, by the thousand
 }
 
 
@@ -145,12 +146,13 @@ class Masker:
 
         return self.text(_SQL.sub(replace, query))
 
-    def document(self, value: Any) -> Any:
-        """A copy of any JSON value with every string in it masked, keys included.
+    def document(self, value: Any, most: Optional[int] = None) -> Any:
+        """A copy of any JSON value with every string in it masked, keys included, and then cut to ``most``
+        characters: half a secret is one that nobody recognizes.
 
         Only the format's own words and names stay as they are.
         """
-        return transform(value, self.text, _is_own)
+        return transform(value, lambda text: self.text(text)[:most], _is_own)
 
 
 def _is_own(text: str, field: Optional[str]) -> bool:

@@ -5,12 +5,24 @@ Colour is added by the caller, on the state words alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from ..common.clock import rfc3339, seconds_of
 from ..common.documents import file_name
 from .history import DAYS, TIMES
-from .words import MARGIN, WIDTH, clock, columns, duration, heading, login_line, plain, section
+from .words import (
+    MARGIN,
+    WIDTH,
+    answers,
+    clock,
+    columns,
+    duration,
+    heading,
+    login_line,
+    plain,
+    section,
+    spans,
+)
 
 VIEWS = {
     "new_connection": "connection",
@@ -141,24 +153,66 @@ def _steps(report: dict[str, Any]) -> list[str]:
     return ["    ".join(done), *([f"{' and '.join(later)}: {words}"] if later else [])]
 
 
-def fleet_screen(fleet: dict[str, Any], reports: list[dict[str, Any]]) -> str:
-    """The screen over several hosts: one line for the whole, then who is how."""
-    total = len(fleet["hosts"])
-    groups: dict[str, list[str]] = {}
-    by_host = {report["host"]: report for report in reports}
-    for row in fleet["hosts"]:
-        key = state(by_host[row["host"]]) if row["host"] in by_host else "NOT REACHED"
-        groups.setdefault(key, []).append(row["host"])
-    counts = ", ".join(
-        f"{key} on {len(names)}" for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))
-    )
-    out = [*heading(f"{total} hosts   {counts}"), ""]
-    for event in fleet["events"]:
-        words = f"{event['cause']} on {len(event['hosts'])} of {total}, {event['minute'][11:]} UTC"
-        out += section(
-            "event", [words + (": one event, not one for each host" if fleet["one_event"] else "")]
-        )
-    rows = [(key, " ".join(names)) for key, names in sorted(groups.items(), key=lambda g: -len(g[1]))]
+def fleet_screen(
+    fleet: dict[str, Any], reports: list[dict[str, Any]], missing: Optional[dict[str, str]] = None
+) -> str:
+    """The screen over several hosts: one line for the whole, what happened, then who is how.
+
+    ``missing``: host → why it gave no report.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        groups.setdefault(state(report), []).append(report)
+    lost = [row["host"] for row in fleet["hosts"] if not row["reachable"]]
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    counts = [f"{key} on {len(members)}" for key, members in ordered]
+    counts += [f"{len(lost)} NOT REACHED"] if lost else []
+    out = [*heading(f"{len(fleet['hosts'])} hosts   {', '.join(counts)}"), ""]
+    out += section("event", [_event(event, len(fleet["hosts"])) for event in fleet["events"]])
+    rows = [
+        (f"{len(members):>3}  {key}", f"{' '.join(spans(r['host'] for r in members))}   {_logins(members)}")
+        for key, members in ordered
+    ]
+    why: dict[str, list[str]] = {}
+    for host in lost:
+        why.setdefault((missing or {}).get(host, "it gave no evidence"), []).append(host)
+    rows += [
+        (f"{len(hosts):>3}  NOT REACHED", f"{' '.join(spans(hosts))}   {words}; nothing is known about it")
+        for words, hosts in why.items()
+    ]
     out += _table("hosts", rows)
     out += section("", [f"database connections of this run: {fleet['database_connections']}"])
     return plain("\n".join(out) + "\n")
+
+
+def _event(event: dict[str, Any], total: int) -> str:
+    """What happened, where, and when it began on the first and on the last host."""
+    hosts, first, last = event["hosts"], event["first"], event["last"]
+    began = f"{event['minute'][11:]} UTC"
+    if first:
+        span = (
+            f"at {clock(first)}" if clock(first) == clock(last) else f"from {clock(first)} to {clock(last)}"
+        )
+        began = f"first errors {span} UTC"
+    if event["where"] == "host":
+        return f"{event['cause']} on {hosts[0]} alone, {began}: it is that host"
+    place = "in what they share of the app" if event["where"] == "app" else f"on the {event['where']}"
+    many = len(hosts)
+    return f"{event['cause']} on {many} of {total}, {began}: one event {place}, not {many} host problems"
+
+
+def _logins(reports: list[dict[str, Any]]) -> str:
+    """Login before and after over several hosts."""
+    both = []
+    for key in ("login_before", "login_after"):
+        told = [report[key] for report in reports if report[key]]
+        by_status: dict[str, int] = {}
+        for status, times in (item for login in told for item in login["by_status"].items()):
+            by_status[status] = by_status.get(status, 0) + times
+        attempts = sum(login["attempts"] for login in told)
+        seconds = max((login["seconds"] for login in told), default=0.0)
+        both.append(
+            answers({"by_status": by_status, "attempts": attempts, "seconds": seconds}) if told else ""
+        )
+    before, after = both
+    return f"login {before} -> {after}" if before != after else f"login {after}" if after else "not probed"

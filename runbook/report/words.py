@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..common.clock import seconds_of
@@ -14,6 +15,10 @@ MARGIN = 10  # two blanks, a label of up to six letters, two blanks
 
 # Control characters and those that turn the direction of writing: evidence must not steer a terminal.
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+# A host name with a number in its first label: web-03.example.com
+_NUMBERED = re.compile(r"([^.]*?)(\d{1,9})([^\d.]*(?:\..*)?)", re.DOTALL)
 
 
 def plain(text: str) -> str:
@@ -62,6 +67,37 @@ def login_line(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]]
         return first + (path if before["kind"] == "path" and before["ok"] else "")
     second = f"{clock(after['at'])}  {answers(after)}"
     return f"{first}   ->   {second}" + (path if after["kind"] == "path" and after["ok"] else "")
+
+
+def spans(names: Iterable[str]) -> list[str]:
+    """Host names that differ in one number as one: ``web-[01-09,11]``. What is alone stays as it is."""
+    numbers: dict[tuple[str, str, int], list[int]] = {}
+    for name in names:
+        found = _NUMBERED.fullmatch(name)
+        before, digits, after = found.groups() if found else (name, "", "")
+        numbers.setdefault((before, after, len(digits)), []).append(int(digits or 0))
+    out = []
+    for (before, after, width), known in sorted(numbers.items(), key=lambda one: (one[0][0], one[0][2])):
+        runs: list[list[int]] = []
+        for number in sorted(known):
+            if runs and number == runs[-1][-1] + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        parts = [
+            f"{run[0]:0{width}}-{run[-1]:0{width}}"
+            if len(run) > 2
+            else ",".join(f"{n:0{width}}" for n in run)
+            for run in runs
+        ]
+        numbered = ",".join(parts)
+        if not width:
+            out += [before] * len(known)
+        elif len(known) < 3:
+            out += [f"{before}{number:0{width}}{after}" for number in sorted(known)]
+        else:
+            out.append(f"{before}[{numbered}]{after}")
+    return out
 
 
 def heading(text: str) -> list[str]:

@@ -1,15 +1,24 @@
 """One run over many hosts: is it one event or many?
 
-The same cause in the same minute on several hosts is one event on the database or the network between;
+The same cause at the same minute on several hosts is one event on the database or the network between;
 on one host it is that host.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
-from ..common.clock import seconds_of
-from .facts import text
+from ..common.clock import rfc3339, seconds_of
+from .facts import mapping, text
+
+TOGETHER_SECONDS = 60.0
+# Causes that lie in the app or its host: where several have one of them at once, it is what they share.
+OF_THE_APP = frozenset(
+    {
+        *("app_down", "app_resources", "app_blocked", "app_saturated", "fork_shared", "host_suspended"),
+        *("stale_configuration", "monitor_dead", "login_broken", "metric_artefact"),
+    }
+)
 
 
 def fleet(
@@ -24,18 +33,22 @@ def fleet(
     hosts += [{"host": host, "outcome": "unknown", "cause": None, "reachable": False} for host in missing]
     events: list[dict[str, Any]] = []
     last: dict[str, float] = {}
-    for report in sorted(reports, key=lambda one: text(one["started"])):
-        cause, moment = report["cause"], seconds_of(report["started"]) or 0.0
+    for report in sorted(reports, key=_moment):
+        cause, moment, began = report["cause"], _moment(report), _began(report)
         if cause in ("healthy", "unknown"):
             continue
         event = next((e for e in reversed(events) if e["cause"] == cause), None)
-        if event is None or moment - last[cause] > 60:
-            event = {"cause": cause, "minute": text(report["started"])[:16], "hosts": []}
+        if event is None or moment - last[cause] > TOGETHER_SECONDS:
+            event = {"cause": cause, "minute": rfc3339(moment)[:16], "first": None, "last": None, "hosts": []}
             events.append(event)
         last[cause] = moment
+        if began:
+            event["first"], event["last"] = event["first"] or began, began
         event["hosts"].append(report["host"])
     for event in events:
         event["hosts"].sort()
+        many = "app" if event["cause"] in OF_THE_APP else "database or network"
+        event["where"] = many if len(event["hosts"]) > 1 else "host"
     sick = sum(len(event["hosts"]) for event in events)
     return {
         "schema": "runbook/fleet/1",
@@ -45,3 +58,14 @@ def fleet(
         "one_event": len(events) == 1 and sick > 1,
         "database_connections": database_connections,
     }
+
+
+def _began(report: dict[str, Any]) -> Optional[str]:
+    """When the first login failed, as the host's log tells it; None where it does not."""
+    first = text(mapping(report.get("trouble")).get("first"))
+    return first if seconds_of(first) is not None else None
+
+
+def _moment(report: dict[str, Any]) -> float:
+    """The time by which a host belongs to an event: when it began, else when it was read."""
+    return seconds_of(_began(report) or report["started"]) or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -29,12 +30,17 @@ class Sibling(Lab):
     def up(self) -> str:
         """Start the app and wait until a login answers 200."""
         self.home.mkdir(mode=0o700, parents=True)
-        ports = {"app_port": self.free_port(), "partner_port": self.free_port()}
-        directory = str(fresh_directory("odras-"))
-        self._save(directory=directory, kind=self.kind, password=self.first.password, **ports)
+        state = json.loads(self.first._state.read_text())
+        ports = {name: (state[name], self.free_port()) for name in state if name.endswith("_port")}
+        new = {name: port for name, (_, port) in ports.items()}
+        self._save(**{**state, **new, "directory": str(fresh_directory("odras-"))})
         left_out = shutil.ignore_patterns("__pycache__", self.log.name, self.pid_file.name)
         shutil.copytree(self.first.app, self.app, ignore=left_out)
-        self.configure(ODRAS_PORT=self.app_port)
+        settings = self.app / "app.env"
+        text = settings.read_text()
+        for old, port in ports.values():
+            text = text.replace(str(old), str(port))
+        settings.write_text(text)
         account().own(self.app)
         self.odras("start")
         self._await_login()

@@ -16,9 +16,9 @@ from runbook.report.build import build, login_round, outcome
 from runbook.report.page import page
 from runbook.report.screen import fleet_screen, screen, state
 from runbook.report.ticket import ticket
-from runbook.report.words import WIDTH, answers, clock, columns, duration, section
+from runbook.report.words import WIDTH, answers, clock, columns, duration, section, spans
 from runbook.verdict.causes import IDS
-from runbook.verdict.fleet import fleet
+from runbook.verdict.fleet import OF_THE_APP, fleet
 from runbook.verdict.judge import judge
 from tests.unit import incidents
 from tests.unit.incidents import TABLE, Incident, Json, at, healthy, no_connection, unread
@@ -436,16 +436,58 @@ def fleet_of(reports: list[Json], missing: list[str]) -> Json:
     return document
 
 
-def test_the_same_cause_on_many_hosts_is_one_event() -> None:
-    reports = [named("postgres_down", f"web-{n}") for n in range(1, 20)]
+def began(report: Json, moment: str) -> Json:
+    """The report, its log telling that logins fail from this moment on."""
+    return {**report, "trouble": {"first": moment, "last": moment, "lines": 3, "ended": ""}}
+
+
+def test_the_same_cause_on_many_hosts_is_one_event_and_said_once() -> None:
+    """They were read over five minutes, and began to fail in three seconds."""
+    reports = [
+        began(
+            named("postgres_down", f"web-{n:02}", f"2026-11-23T03:{41 + n // 4}:07.000Z"),
+            f"2026-11-23T03:12:4{n % 4}.000Z",
+        )
+        for n in range(1, 20)
+    ]
     document = fleet_of(reports, ["web-20"])
     assert document["one_event"] is True
-    assert len(document["events"]) == 1
-    text = squeezed(fleet_screen(document, reports))
-    assert text.startswith("20 hosts NOT RESTORED, NOT TOUCHED on 19, NOT REACHED on 1")
-    assert "postgres_down on 19 of 20" in text
-    assert "web-20" in text
+    (event,) = document["events"]
+    assert (event["cause"], event["minute"], event["where"]) == (
+        "postgres_down",
+        "2026-11-23T03:12",
+        "database or network",
+    )
+    assert (event["first"], event["last"]) == ("2026-11-23T03:12:40.000Z", "2026-11-23T03:12:43.000Z")
+    text = squeezed(fleet_screen(document, reports, {"web-20": "ssh: no answer in 10 s"}))
+    assert text.startswith("20 hosts NOT RESTORED, NOT TOUCHED on 19, 1 NOT REACHED")
+    assert text.count("postgres_down") == 1
+    assert (
+        "event postgres_down on 19 of 20, first errors from 03:12:40 to 03:12:43 UTC: one event on the database or"
+        " network, not 19 host problems"
+    ) in text
+    assert "hosts 19 NOT RESTORED, NOT TOUCHED web-[01-19] login 500" in text
+    assert "1 NOT REACHED web-20 ssh: no answer in 10 s; nothing is known about it" in text
     assert "database connections of this run: 1" in text
+
+
+def test_what_began_at_different_times_is_several_events() -> None:
+    moments = ["2026-11-23T03:12:40Z", "2026-11-23T03:13:10Z", "2026-11-23T03:30:00Z"]
+    reports = [began(named("slot_leak", f"web-{n}"), moment) for n, moment in enumerate(moments)]
+    document = fleet_of(reports, [])
+    assert [(event["hosts"], event["where"]) for event in document["events"]] == [
+        (["web-0", "web-1"], "database or network"),
+        (["web-2"], "host"),
+    ]
+    assert document["one_event"] is False
+
+
+def test_a_cause_that_lies_in_the_app_is_no_event_on_the_database() -> None:
+    reports = [named("app_down", f"web-{n}") for n in range(3)]
+    document = fleet_of(reports, [])
+    assert [event["where"] for event in document["events"]] == ["app"]
+    assert "on the database" not in fleet_screen(document, reports)
+    assert set(IDS) >= OF_THE_APP
 
 
 def test_one_event_is_one_though_the_clock_turned_while_it_was_read() -> None:
@@ -459,7 +501,26 @@ def test_one_sick_host_is_that_host() -> None:
     reports = [named("slot_leak", "web-1"), named("healthy", "web-2"), named("healthy", "web-3")]
     document = fleet_of(reports, [])
     assert document["one_event"] is False
-    assert document["events"] == [{"cause": "slot_leak", "minute": "2026-11-23T03:41", "hosts": ["web-1"]}]
+    (event,) = document["events"]
+    assert (event["cause"], event["minute"]) == ("slot_leak", "2026-11-23T03:41")
+    assert (event["hosts"], event["where"], event["first"]) == (["web-1"], "host", None)
+    assert "slot_leak on web-1 alone, 03:41 UTC: it is that host" in squeezed(fleet_screen(document, reports))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["web-1"], ["web-1"]),
+        (["web-2", "web-1"], ["web-1", "web-2"]),
+        ([f"web-{n:02}" for n in (1, 2, 3, 7, 9, 10, 11)], ["web-[01-03,07,09-11]"]),
+        ([f"web-{n}" for n in range(1, 12)], ["web-[1-9]", "web-10", "web-11"]),
+        ([f"w{n}.eu.example" for n in (4, 5, 6)], ["w[4-6].eu.example"]),
+        (["10.0.4.17", "10.0.4.18", "10.0.4.19"], ["10.0.4.17", "10.0.4.18", "10.0.4.19"]),
+        (["db", "db", "café"], ["café", "db", "db"]),
+    ],
+)
+def test_names_that_differ_in_a_number_are_told_together(names: list[str], told: list[str]) -> None:
+    assert spans(names) == told
 
 
 def test_a_host_that_was_not_reached_is_never_well() -> None:
@@ -486,8 +547,9 @@ def test_the_screen_of_a_fleet_in_every_state_is_not_too_wide() -> None:
     document = fleet_of(reports, [LONG_HOST])
     text = fleet_screen(document, reports)
     assert [line for line in text.splitlines() if len(line) > WIDTH] == []
-    for report in reports:
-        assert report["host"] in re.sub(r"\n\s+", " ", text) or report["host"] in re.sub(r"\n\s+", "", text)
+    words = re.sub(r"\n\s+", "", text)
+    for name in spans(report["host"] for report in reports if state(report) == "HEALTHY"):
+        assert name in words
 
 
 def test_every_cause_fits_its_line() -> None:
