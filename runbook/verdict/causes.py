@@ -130,6 +130,12 @@ def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
     return f"{facts.short(site)} ({len(here)} of {len(holders)}{requests})"
 
 
+def _next_forked(facts: Facts) -> list[str]:
+    commands = {text(process.get("command")) for process in facts.processes or []}
+    preload = " (its command says so)" if any("preload" in command for command in commands) else ""
+    return [f"open the pool after the fork, in a post-fork hook, or do without preload{preload}"]
+
+
 def _next_nested(facts: Facts) -> list[str]:
     nested = [w for w in facts.waiters or [] if whole(w.get("holds"))]
     return [f"let a request use one connection; the second is asked for at {_sites(facts, nested)}"]
@@ -328,7 +334,7 @@ CAUSES: tuple[Cause, ...] = (
         (c.socket_shared_and_used,),
         helps,
         _BUYS_TIME,
-        say("open the pool after the fork (a post-fork hook), or do without preload"),
+        _next_forked,
         comes_back=True,
         not_to_confuse=("slot_leak", "idle_cut", "black_hole"),
     ),

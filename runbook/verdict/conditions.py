@@ -962,10 +962,12 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
 def holders_outside_the_database(facts: Facts) -> Answer:
     """P: holders' requests are alive and do something else than a query. Without P, X: so do threads."""
     if facts.holders is not None and facts.activity is not None:
+        queued = {w.get("request_id") for w in facts.waiters or [] if whole(w.get("holds"))}
         alive = [
             h
             for h in facts.holders
             if h.get("request_over") is False
+            and h.get("request_id") not in queued
             and (number(h.get("age")) or 0) > 5
             and not facts.active_backend(h)
         ]
@@ -1046,10 +1048,10 @@ def _living_holders(facts: Facts, question: str) -> Answer:
 def monitor_is_silent(facts: Facts) -> Answer:
     """P, L: the monitor's heartbeat, or its newest line, is older than two intervals."""
     if facts.pool is not None:
-        dead = [s for s in facts.pool if mapping(s.get("monitor")).get("alive") is False]
-        return (yes if dead else no)(
-            "pool", f"{len(dead)} of {count(len(facts.pool), 'pool')} without a living monitor"
-        )
+        monitors = [mapping(status.get("monitor")) for status in facts.pool]
+        dead = [one for one in monitors if one.get("alive") is False or _late(one)]
+        words = f"{len(dead)} of {count(len(monitors), 'pool')} without a living monitor"
+        return (yes if dead else no)("pool", words)
     newest = text((facts.monitor or {}).get("newest"))
     if facts.no_monitor:
         return no("log", "the app has no status socket, and its log knows no monitor of the pool")
@@ -1059,6 +1061,12 @@ def monitor_is_silent(facts: Facts) -> Answer:
         )
     age = facts.server_age(newest) or 0.0
     return (yes if age > 2 * MONITOR_SECONDS else no)("log", f"the monitor's newest line is {age:.0f} s old")
+
+
+def _late(monitor: dict[str, Any]) -> bool:
+    """Is the heartbeat of a pool's monitor older than two of its intervals, and than any test that it may make?"""
+    age, interval = number(monitor.get("heartbeat_age")), number(monitor.get("interval"))
+    return age is not None and interval is not None and age > max(2 * interval, OLD_SECONDS)
 
 
 def own_number_is_wrong(facts: Facts) -> Answer:

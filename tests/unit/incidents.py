@@ -225,7 +225,8 @@ def holder(index: int, age: float, over: Optional[bool]) -> Json:
 
 def waiter(index: int, holds: int = 0) -> Json:
     site = {"site": "backend/services/lab.py:80", "thread": f"worker-{index}"}
-    return {"request_id": f"w{index}", **site, "age": 2.5, "holds": holds}
+    who = f"{'r' if holds else 'w'}{index}"  # who holds one is among the holders
+    return {"request_id": who, **site, "age": 2.5, "holds": holds}
 
 
 def pool(incident: Incident, status: Json) -> Incident:
@@ -599,6 +600,94 @@ def app_blocked() -> Incident:
     return pool(incident, status)
 
 
+# -- the same without a status socket: what the kernel tells of the threads ---------------------------------
+
+
+def thread(index: int, call: str = "futex", fd: Optional[int] = None, to: Optional[str] = None) -> Json:
+    """One that stands still; `fd`: on the socket to PostgreSQL that `sock(fd)` makes."""
+    inode = None if fd is None else 70000 + fd
+    where = {"inode": inode, "to": PEER if fd is not None else to}
+    tid = APP_PID + index
+    return {"pid": APP_PID, "tid": tid, "state": "S", "call": call, **where, "cpu_seconds": 1.5, "turns": 90}
+
+
+def looked(incident: Incident, *threads: Json, connected: int = 0, not_accepted: int = 0) -> Incident:
+    """The app is an event loop with these threads, at all looks."""
+    incident.data("process")["processes"][0]["event_loop"] = True
+    incident.data("process")["looks"] = [
+        {
+            **{"moment": moment, "second": second, "connected": connected, "threads": list(threads)},
+            "not_accepted": not_accepted if moment != "before_login" else 0,
+        }
+        for moment, second in (("before_login", 0.1), ("during_login", 0.5), ("during_login", 2.7))
+    ]
+    return incident
+
+
+def loop_blocked() -> Incident:
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    return looked(incident, thread(0, "sleep"), thread(1), not_accepted=8)
+
+
+def app_saturated() -> Incident:
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    partners = [thread(index, "recv", to="10.0.7.7:443") for index in range(1, 41)]
+    return looked(incident, thread(0, "epoll"), *partners, connected=40)
+
+
+def twenty(incident: Incident, since: float, state: str = "idle") -> Incident:
+    """Twenty connections, in this state for so long; the pool of the guide's app refuses at once."""
+    during = {"pool_exhausted": 16, "login_error": 16, "server_error": 8}
+    hold(fails(incident, during=during), *(sock(fd) for fd in range(11, 31)))
+    times = {"query_start": at(-since), "state_change": at(-since), "query": "SELECT name FROM slot_leak"}
+    return backends(incident, *(session(80 + fd, 40000 + fd, state, **times) for fd in range(11, 31)))
+
+
+def connections_kept() -> Incident:
+    return looked(twenty(healthy(), 400.0), thread(0, "epoll"), thread(1), thread(2))
+
+
+def held_for_a_partner() -> Incident:
+    incident = twenty(healthy(), 40.0, "idle in transaction")
+    partners = [thread(index, "poll", to="10.0.7.7:443") for index in range(1, 21)]
+    return looked(incident, thread(0, "epoll"), *partners, connected=20)
+
+
+def slow_queries() -> Incident:
+    incident = twenty(healthy(), 40.0, "active")
+    for one in incident.data("activity")["sessions"][1:]:
+        one.update(wait_event_type="IO", wait_event="DataFileRead")
+    asking = [thread(fd - 10, "poll", fd) for fd in range(11, 31)]
+    return looked(incident, thread(0, "epoll"), *asking, connected=20)
+
+
+def burst() -> Incident:
+    incident = twenty(healthy(), 0.4, "active")
+    asking = [thread(fd - 10, "poll", fd) for fd in range(11, 31)]
+    return looked(incident, thread(0, "epoll"), *asking, connected=60)
+
+
+def leaked_lock() -> Incident:
+    """The sessions wait behind one of the app's own, for which no request is under way."""
+    incident = looked(lock_contention(), thread(0, "epoll"), thread(1), connected=20)
+    sessions = incident.data("activity")["sessions"]
+    hold(incident, *(sock(fd) for fd in range(11, 32)))
+    own = session(sessions[-1]["pid"], 40031, "idle in transaction", state_change=at(-600))
+    return backends(incident, *sessions[1:-1], own)
+
+
+def fork_shared() -> Incident:
+    """A parent and its child hold one connection; a thread waits on it for what the other has read."""
+    incident = looked(fails(healthy(), "timeout", seconds=5.0), thread(0, "epoll"), thread(1, "poll", 11))
+    child = copy.deepcopy(incident.data("process")["processes"][0])
+    incident.data("process")["processes"].append({**child, "pid": APP_PID + 9, "ppid": APP_PID})
+    for sample in incident.data("sockets")["samples"]:
+        sample["sockets"].append({**sample["sockets"][0], "pid": APP_PID + 9})
+    incident.data("sockets")["shared"] = [{"inode": 70011, "pids": [APP_PID, APP_PID + 9]}]
+    incident.database["collected_at"] = at(2)
+    return incident
+
+
 def client_suspended() -> Incident:
     incident = healthy()
     incident.data("log")["counts"]["client_suspended"] = 4
@@ -641,7 +730,7 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "lock_contention": (lock_contention, Expected("lock_contention", False)),
     "nested_checkout": (
         nested_checkout,
-        Expected("nested_checkout", True, ("held_while_waiting",), action="restart"),
+        Expected("nested_checkout", True, action="restart"),
     ),
     "held_while_waiting": (held_while_waiting, Expected("held_while_waiting", False)),
     "black_hole": (black_hole, Expected("black_hole", True, action="restart")),
@@ -673,6 +762,17 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "monitor_dead": (monitor_dead, Expected("monitor_dead", False)),
     "pool_too_small": (pool_too_small, Expected("pool_too_small", False)),
     "login_broken": (login_broken, Expected("login_broken", False)),
+    "loop_blocked": (loop_blocked, Expected("app_blocked", True, action="restart")),
+    "app_saturated": (app_saturated, Expected("app_saturated", False)),
+    "connections_kept": (connections_kept, Expected("connection_leak", True, action="restart")),
+    "held_for_a_partner": (held_for_a_partner, Expected("held_while_waiting", False)),
+    "slow_queries": (slow_queries, Expected("slow_queries", False)),
+    "burst": (burst, Expected("pool_too_small", False)),
+    "leaked_lock": (
+        leaked_lock,
+        Expected("connection_leak", True, ("lock_contention",), action="restart"),
+    ),
+    "fork_shared": (fork_shared, Expected("fork_shared", True, action="restart")),
     "client_suspended": (client_suspended, Expected("client_suspended", False)),
     "metric_artefact": (metric_artefact, Expected("metric_artefact", False)),
 }

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from runbook.common.clock import rfc3339
 from runbook.common.documents import validate
 from runbook.evidence.collect import _LOG as DEADLINE
-from runbook.evidence.log import BLOCK_BYTES, PATTERNS, WINDOW_BYTES, Follower, line_time, summarize
+from runbook.evidence.log import (
+    BLOCK_BYTES,
+    PATTERNS,
+    WINDOW_BYTES,
+    Follower,
+    last_error,
+    line_time,
+    summarize,
+)
 from tests.unit.incidents import healthy
 
 MOMENT = datetime(2026, 11, 23, 3, 41, 7, 120000, tzinfo=timezone.utc).timestamp()
@@ -347,3 +355,57 @@ def test_a_hostile_line_of_a_megabyte_is_read_in_seconds(part: str) -> None:
 
 def test_the_names_of_the_patterns_are_words_of_a_report() -> None:
     assert all(name.replace("_", "").isalpha() for name in PATTERNS)
+
+
+# -- the last error ----------------------------------------------------------------------------------------
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/srv/app/backend/cache.py", line 25, in recall
+    _connection.sendall(line)
+BrokenPipeError: [Errno 32] Broken pipe
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/srv/app/backend/main.py", line 45, in login
+    recall(credentials.username)
+  File "/srv/venv/lib/python3.11/site-packages/starlette/routing.py", line 9, in run
+    raise
+backend.errors.NoCache: the cache is gone
+"""
+ACCESS = 'INFO:     127.0.0.1:40000 - "POST /api/auth/login HTTP/1.1" 500 Internal Server Error'
+
+
+def test_the_last_error_is_the_last_line_of_the_last_traceback_with_the_apps_own_place() -> None:
+    found = last_error([*TRACEBACK.splitlines(), ACCESS, "INFO:     started"])
+    assert found == {
+        "text": "backend.errors.NoCache: the cache is gone",
+        "at": "/srv/app/backend/main.py:45 in login",
+    }
+
+
+def test_a_journal_writes_its_own_words_before_each_line_of_a_traceback() -> None:
+    lines = [f"1795405267.120000 web-1 odras[4272]: {line}" for line in TRACEBACK.splitlines()]
+    assert last_error(lines) == last_error(TRACEBACK.splitlines())
+
+
+def test_without_a_traceback_the_line_that_says_why_counts_not_what_was_answered() -> None:
+    lines = ["Login error: connection refused by the cache", ACCESS]
+    assert last_error(lines) == {"text": lines[0], "at": None}
+    assert last_error([ACCESS]) is None
+
+
+def test_a_traceback_that_is_cut_off_tells_nothing() -> None:
+    assert last_error(TRACEBACK.splitlines()[:3]) is None
+
+
+def test_a_number_of_the_process_before_this_one_is_forgotten() -> None:
+    warning = "High connection pool usage: 18/20 connections"
+    told = summarize([warning, "INFO:     Application startup complete."], None)
+    assert told["pool_line"] is None
+    assert summarize(["INFO:     Application startup complete.", warning], None)["pool_line"] == {
+        "active": 18,
+        "maximum": 20,
+        "at": None,
+    }

@@ -27,6 +27,7 @@ from tests.unit.incidents import (
     authentication_failed,
     backends,
     connection,
+    connection_leak,
     ended,
     fails,
     heals,
@@ -101,7 +102,7 @@ def test_the_first_reasons_against_are_those_people_take_it_for() -> None:
 @pytest.mark.parametrize("name", [n for n, (_, e) in TABLE.items() if e.cause != "healthy"])
 def test_what_comes_back_says_when_and_nothing_else_does(name: str) -> None:
     verdict = judge(*TABLE[name][0]())
-    comes_back = {"slot_leak", "connection_leak", "app_resources", "nested_checkout"}
+    comes_back = {"slot_leak", "connection_leak", "app_resources", "nested_checkout", "fork_shared"}
     assert verdict.holds_seconds == (9 * HOUR if verdict.cause in comes_back else None)
 
 
@@ -565,3 +566,55 @@ def test_a_pool_that_waits_says_that_it_is_exhausted_later_than_a_probe_lasts(
     if said_at is not None:
         incident.data("log")["last"]["pool_exhausted"] = at(said_at)
     assert pool_is_exhausted(Facts(*incident)).value is wanted
+
+
+# -- what the process runs with, and what it should ----------------------------------------------------------
+
+
+def configured(value: str, **config: object) -> Incident:
+    """A healthy app with a status socket: its pool has 20, the file says `value`."""
+    incident = pool(healthy(), status_document(0, [], []))
+    incident.data("config")["settings"]["POSTGRES_POOL_MAX_CONNECTIONS"]["value"] = value
+    incident.data("config").update(config)
+    return incident
+
+
+def test_a_pool_that_runs_with_another_maximum_than_the_file_says_is_stale() -> None:
+    verdict = judge(*configured("40"))
+    assert verdict.cause == "stale_configuration"
+    assert "is 40 in" in verdict.why[0].text
+    assert "20 in the process" in verdict.why[0].text
+    assert judge(*configured("20.0")).cause == "healthy"
+
+
+def test_what_was_switched_at_run_time_is_not_stale() -> None:
+    incident = configured("40")
+    status = incident.data("pool")["processes"][0]["status"]
+    status["overrides"] = [{"name": "max_connections", "value": "20", "was": "40", "reverts_in": 60.0}]
+    assert judge(*incident).cause == "healthy"
+
+
+def test_a_file_changed_after_the_start_leaves_open_what_runs_where_nothing_tells_it() -> None:
+    incident = healthy()
+    incident.data("config")["changed_at"] = at(-60)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.confidence) == ("healthy", "decided")
+    assert any("stale_configuration" in answer.text for answer in verdict.unread)
+
+
+def test_one_full_pool_of_two_is_an_exhausted_pool() -> None:
+    incident = connection_leak()
+    rows = incident.data("pool")["processes"]
+    rows.append({**rows[0], "pid": APP_PID + 1, "status": status_document(0, [], [])})
+    verdict = judge(*incident)
+    assert verdict.cause == "connection_leak"
+    assert "20 of 40 used; all of them in 1 of 2 processes" in verdict.why[0].text
+
+
+def test_a_number_without_a_time_is_believed_wrong_only_where_it_is_the_rest_to_the_maximum() -> None:
+    incident = metric_artefact()
+    line = incident.data("log")["pool_line"]
+    line.update(at=None)
+    assert judge(*incident).cause == "metric_artefact"
+    line.update(active=19)
+    assert judge(*incident).cause == "healthy"
