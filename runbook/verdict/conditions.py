@@ -905,7 +905,7 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
     open_question = _living_holders(facts, "whether those who wait already hold a connection")
     if open_question.value is not None:
         return open_question
-    if facts.exhausted_now and login_fails_at_once(facts).value:
+    if facts.logged_now("pool_exhausted") and login_fails_at_once(facts).value:
         return no("login", "the pool refuses at once, so nobody waits in it")
     under_way = requests_under_way(facts)
     if under_way is None or facts.backends is None:

@@ -14,20 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
-import runbook
 from runbook.common import documents
-from runbook.evidence import collect, proc, step3_postgresql
+from runbook.evidence import collect, proc
 from runbook.evidence.log import BLOCK_BYTES, WINDOW_BYTES, Follower
-from runbook.report.build import build
 from runbook.verdict.judge import Verdict, judge
-from tests.integration.test_collectors import MARGIN_SECONDS, VIEWS, Views, request_of, stopped
-from tests.lab.account import account, fresh_directory
+from tests.integration.test_collectors import MARGIN_SECONDS, request_of, stopped
 from tests.lab.database import DATABASE
 from tests.lab.lab import Lab
-from tests.lab.postgres import Postgres
 
 Evidence = dict[str, Any]
 # What a trip may weigh as JSON: the controller has it of every host, in memory and on the disk.
