@@ -302,6 +302,10 @@ class Postgres:
         self._instance.touch(mode=0o600)
         self._instance.write_text(json.dumps({"port": self.port, "passwords": self.passwords}))
 
+    def program(self, name: str) -> Path:
+        """Where a program of PostgreSQL is (psql, pgbench), with the libraries that it needs."""
+        return self._binaries / name
+
     # -- inside --------------------------------------------------------------------------------------
 
     def _initialise(self) -> None:

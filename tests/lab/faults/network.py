@@ -96,7 +96,7 @@ def _flows(lab: Lab) -> list[int]:
 # -- a proxy in between ------------------------------------------------------------------------------------
 
 
-def _through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.Popen[str]:
+def through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.Popen[str]:
     """Put a proxy between the application and PostgreSQL, and see the application work through it."""
     port = lab.free_port()
     proxy = lab.other("proxy", listen=port, to=lab.server.port)
@@ -110,14 +110,14 @@ def _through_a_proxy(lab: Lab, logins: int = 8, **values: object) -> subprocess.
 @fault("proxy_hang", "none")
 def proxy_hang(lab: Lab) -> str:
     """The proxy acknowledges everything and delivers nothing, also what is new."""
-    _through_a_proxy(lab).send_signal(signal.SIGUSR1)
+    through_a_proxy(lab).send_signal(signal.SIGUSR1)
     return "the proxy between the application and PostgreSQL accepts and delivers nothing"
 
 
 @fault("proxy_hang", "restart", apps=("guide", "reference", "psycopg2"))
 def proxy_hang_mended(lab: Lab) -> str:
     """The proxy forgot the established flows, and acknowledges them; it serves new ones."""
-    _through_a_proxy(lab, logins=2, pool_maximum=2).send_signal(signal.SIGUSR2)
+    through_a_proxy(lab, logins=2, pool_maximum=2).send_signal(signal.SIGUSR2)
     lab.users(count=2)
     wait_until(lambda: lab.login() != 200, "logins fail")
     return "the proxy delivers nothing on the established flows, and works for new connections"
@@ -126,14 +126,14 @@ def proxy_hang_mended(lab: Lab) -> str:
 @fault("idle_cut", "none")
 def idle_cut(lab: Lab) -> str:
     """The proxy closes idle connections."""
-    _through_a_proxy(lab).send_signal(signal.SIGINT)
+    through_a_proxy(lab).send_signal(signal.SIGINT)
     return "the proxy closed the application's idle connections"
 
 
 @fault("idle_cut", "none")
 def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
-    _through_a_proxy(lab).send_signal(signal.SIGQUIT)
+    through_a_proxy(lab).send_signal(signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
 
 
@@ -207,7 +207,7 @@ max_client_conn = 200
 """
 
 
-def _through_pgbouncer(lab: Lab, more: str) -> int:
+def through_pgbouncer(lab: Lab, more: str) -> int:
     """Put PgBouncer between the application and PostgreSQL, and see the application work; its port."""
     program = shutil.which("pgbouncer", path=f"{os.defpath}:/usr/sbin")
     if not program:
@@ -237,12 +237,12 @@ def _all_servers_busy(lab: Lab, port: int) -> None:
 @fault("pgbouncer_queue", "none")
 def pgbouncer_queue(lab: Lab) -> str:
     """PgBouncer's two server connections are taken by another client; the application's role may ask it."""
-    _all_servers_busy(lab, _through_pgbouncer(lab, f"stats_users = {APP}"))
+    _all_servers_busy(lab, through_pgbouncer(lab, f"stats_users = {APP}"))
     return "another client of PgBouncer keeps both of its server connections in open transactions"
 
 
 @fault("unknown", "none")
 def pgbouncer_mute(lab: Lab) -> str:
     """The same, where the application's role may not ask PgBouncer anything."""
-    _all_servers_busy(lab, _through_pgbouncer(lab, ""))
+    _all_servers_busy(lab, through_pgbouncer(lab, ""))
     return "another client of PgBouncer keeps both of its server connections; SHOW POOLS is not allowed"
