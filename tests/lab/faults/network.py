@@ -149,7 +149,7 @@ def reset_when_used(lab: Lab) -> str:
 def host_suspended(lab: Lab) -> str:
     """The whole application is frozen for a while, and its idle connections are cut meanwhile."""
     lab.configure(POSTGRES_POOL_MONITOR_INTERVAL=300)  # it would find them before anybody looks
-    proxy = _through_a_proxy(lab)
+    proxy = through_a_proxy(lab)
     pids = lab.app_pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
