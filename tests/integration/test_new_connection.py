@@ -282,7 +282,7 @@ def test_no_answer_to_a_syn(server: Postgres) -> None:
             client.connect_ex(listener.getsockname())
         data = collect(settings_of(server, "app", port=listener.getsockname()[1]), PASSWORD, 0.6)
     assert (data["error"]["kind"], data["phase"], data["address"]) == ("timeout", "tcp", None)
-    assert 0.5 < data["seconds_by_phase"]["tcp"] < 2
+    assert 0.5 <= data["seconds_by_phase"]["tcp"] < 2
 
 
 def test_the_first_address_that_accepts_is_taken(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +319,7 @@ def test_a_stopped_server_is_silent_at_startup(server: Postgres, sslmode: str) -
     finally:
         os.kill(server.postmaster_pid, signal.SIGCONT)
     assert (data["error"]["kind"], data["phase"], data["address"]) == ("timeout", "startup", "127.0.0.1")
-    assert 0.9 < sum(data["seconds_by_phase"].values()) < 2.5
+    assert 0.8 < sum(data["seconds_by_phase"].values()) < 2.5
 
 
 def test_a_locked_catalog_makes_the_login_hang_and_not_us(server: Postgres) -> None:
