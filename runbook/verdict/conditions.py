@@ -962,12 +962,12 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
 def holders_outside_the_database(facts: Facts) -> Answer:
     """P: holders' requests are alive and do something else than a query. Without P, X: so do threads."""
     if facts.holders is not None and facts.activity is not None:
-        queued = {w.get("request_id") for w in facts.waiters or [] if whole(w.get("holds"))}
+        queued = {text(w.get("request_id")) for w in facts.waiters or [] if whole(w.get("holds"))} - {""}
         alive = [
             h
             for h in facts.holders
             if h.get("request_over") is False
-            and h.get("request_id") not in queued
+            and text(h.get("request_id")) not in queued
             and (number(h.get("age")) or 0) > 5
             and not facts.active_backend(h)
         ]
