@@ -101,7 +101,9 @@ class ActionModule(ActionBase):
         wanted = reports if len(reports) == 1 else [r for r in reports if state(r) != "HEALTHY"]
         alike: dict[tuple[str, str], dict[str, Any]] = {}  # one screen for all that it is the same for
         for report in wanted:
-            alike.setdefault((state(report), report["cause"]), report)
+            # What was not read differs from host to host.
+            own = report["host"] if report["cause"] == "unknown" else report["cause"]
+            alike.setdefault((state(report), own), report)
         shown = list(alike.values())[:MOST_SCREENS]
         for report in shown:
             run.display.display(coloured(screen(report, saved), state(report)))
@@ -110,5 +112,7 @@ class ActionModule(ActionBase):
             run.display.display(
                 f"{len(wanted) - len(shown)} more, {words}: runbook show {saved}/hosts/HOST.json\n"
             )
-        for host, why in list(missing.items())[:MOST_SCREENS]:
-            run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")
+        if len(reports) + len(missing) == 1:
+            for host, why in missing.items():
+                reason = why.removeprefix("not reached: ")
+                run.display.display(f"{host}   NOT REACHED   {reason}; nothing is known about it\n")

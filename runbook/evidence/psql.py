@@ -80,7 +80,7 @@ def reach(
             "database": target["name"],
             "user": target["user"],
         },
-        **{"ok": True, "error": None, "server": None, "pgbouncer": None},
+        **{"ok": True, "error": None, "server": None, "pgbouncer": None, "live": None},
         **{"phase": "query", "address": None, "addresses": []},
     }
     psql: Optional[Psql] = Psql(command, deadline)

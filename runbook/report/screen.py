@@ -175,14 +175,15 @@ def fleet_screen(
     ]
     why: dict[str, list[str]] = {}
     for host in lost:
-        why.setdefault((missing or {}).get(host, "it gave no evidence"), []).append(host)
+        reason = (missing or {}).get(host, "it gave no evidence").removeprefix("not reached: ")
+        why.setdefault(reason, []).append(host)
     rows += [
         (f"{len(hosts):>3}  NOT REACHED", f"{' '.join(spans(hosts))}   {words}; nothing is known about it")
         for words, hosts in why.items()
     ]
     out += _table("hosts", rows)
     out += section("", [f"database connections of this run: {fleet['database_connections']}"])
-    return plain("\n".join(out) + "\n")
+    return plain("\n".join(out) + "\n\n")
 
 
 def _event(event: dict[str, Any], total: int) -> str:

@@ -132,7 +132,8 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
     agreed = helps.pop() if len(helps) == 1 else None
     if facts.login_fails is False:
         agreed = False  # whatever it was: nobody is locked out now
-    if facts.login_fails is None and agreed:
+    wrong = _set_right(facts)
+    if agreed and (facts.login_fails is None or wrong):
         agreed = None  # no restart without seeing that the login fails
     action = actions.pop() if agreed and len(actions) == 1 else "none" if agreed is False else "open"
     names = ", ".join(one.cause.id for one in fits[:6])
@@ -141,7 +142,11 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         False: "the login works"
         if facts.login_fails is False
         else f"it helps in no cause that fits: {names}",
-        None: "the causes that fit do not agree on it" if fits else "no known cause fits what was read",
+        None: "whether the login fails was not seen"
+        if wrong
+        else "the causes that fit do not agree on it"
+        if fits
+        else "no known cause fits what was read",
     }[agreed if action != "open" else None]
     return Verdict(
         cause=UNKNOWN,
@@ -157,7 +162,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
         next=[
-            _set_right(facts)
+            wrong
             or "give this run the rights or names that the unread views need, and run it again",
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",

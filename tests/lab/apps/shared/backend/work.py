@@ -19,6 +19,10 @@ from fastapi import APIRouter
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/api")
 
+# From the environment, or from app.env beside `backend/`.
+_file = Path(__file__).resolve().parents[1] / "app.env"
+_lines = _file.read_text().splitlines() if _file.exists() else []
+
 _archived = []
 _attachments = []
 
@@ -120,10 +124,8 @@ async def maintenance():
 
 
 def setting(name):
-    """A setting from the environment or from app.env beside `backend/`; empty where there is none."""
-    file = Path(__file__).resolve().parents[1] / "app.env"
-    lines = file.read_text().splitlines() if file.exists() else []
-    found = [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+    """A setting, as it was when the process started; empty where there is none."""
+    found = [line.partition("=")[2] for line in _lines if line.startswith(f"{name}=")]
     return os.environ.get(name) or (found[-1] if found else "")
 
 
