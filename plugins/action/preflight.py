@@ -61,10 +61,20 @@ def wrong_values(hosts: dict[str, Any], spec: dict[str, Any]) -> list[str]:
             with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults: the role says so
                 told[name] = variables[name]
         for line in ArgumentSpecValidator({name: spec[name] for name in told}).validate(told).error_messages:
-            lines.setdefault(line, []).append(host)
+            lines.setdefault(_in_words(line, told, spec), []).append(host)
     return [
         f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {line}" for line, names in lines.items()
     ]
+
+
+def _in_words(line: str, told: dict[str, Any], spec: dict[str, Any]) -> str:
+    """Ansible's line on a value of the wrong type names neither the value nor the type that the user knows."""
+    found = re.match(r"argument '(\w+)' is of type \w+ and we were unable to convert", line)
+    if not found:
+        return line
+    name = found[1]
+    value = "not shown here" if spec[name].get("no_log") else repr(told[name])
+    return f"{name} is {value}: wanted is {spec[name]['type']} ({spec[name]['description']})"
 
 
 def unknown_variables(names: set[str], known: set[str]) -> list[str]:

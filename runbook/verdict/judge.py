@@ -162,8 +162,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
         next=[
-            wrong
-            or "give this run the rights or names that the unread views need, and run it again",
+            wrong or "give this run the rights or names that the unread views need, and run it again",
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",
         ],

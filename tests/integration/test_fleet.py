@@ -156,9 +156,7 @@ def test_restarts_are_made_one_by_one(broken: Fleet, tmp_path: Path) -> None:
     ]
     for (_, ended), (begun, _) in zip(spans, spans[1:]):
         assert ended <= begun
-    assert re.search(
-        r"3 RESTORED, NOT FIXED web-\[1-3\] +login 500 .*, 9 of 9 -> 200 .*, 9 of 9", done.words
-    )
+    assert re.search(r"3 RESTORED, NOT FIXED web-\[1-3\] +login 500 .*, 9 of 9 -> 200 .*, 9 of 9", done.words)
 
 
 def test_one_sick_host_is_that_host(well: Fleet, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_check_says_what_it_would_do_and_changes_nothing(app: Lab, tmp_path: Pat
         ({"maximum": 400}, "diagnose_observe_maximum does not fit: the pools could open "),
         (
             {"maximum": "many"},
-            "argument 'diagnose_observe_maximum' is of type str and we were unable to convert to int",
+            "diagnose_observe_maximum is 'many': wanted is int (",
         ),
         ({"minutes": 61}, "diagnose_observe_minutes is 61: wanted is a number from 0 to 60"),
         (

@@ -127,7 +127,7 @@ def planted(shared_lab: Lab) -> Iterator[Planted]:
         server.passwords.update(odras_app=app, odras_diagnosis=diagnosis)
         lab.password = login
         settings.write_text(text)
-        lab.heal()
+        lab.restart()
 
     try:
         change(SETTINGS, DIAGNOSIS, LOGIN, original.replace(passwords["odras_app"], SETTINGS))
@@ -270,7 +270,7 @@ echo password={shlex.quote(SETTINGS)} >&2""",
         command = Path(f"/proc/{pid}/cmdline")
         if command.exists() and str(server).encode() in command.read_bytes():
             os.kill(pid, signal.SIGKILL)
-        lab.heal()
+        lab.restart()
     assert (failed.action()["result"], answered.action()["result"]) == ("failed", "failed")
     assert "exit status 1" in failed.action()["why"]
     assert answered.report()["login_after"]["by_status"] == {"500": 3}

@@ -154,7 +154,7 @@ def test_a_session_as_each_role_sees_it(server: Postgres, role: str, sees: bool)
         "state": "idle in transaction",
         "wait_event_type": "Client",
         "wait_event": "ClientRead",
-        "query": long[:1000],
+        "query": long[:500],
     }
 
 
