@@ -1,11 +1,11 @@
-"""The tables of the guide's app and its one user. Runs on the app's host, as the owner of the database."""
+"""The tables of the guide's app and its one user. Runs beside the app's auth.py, as the owner of the database."""
 
 import json
 import secrets
 import sys
 
 import psycopg2
-from backend.services.auth import hash_password
+from auth import hash_password
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS public.users (
