@@ -672,6 +672,13 @@ def socket_shared_and_used(facts: Facts) -> Answer:
         return yes(
             "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
         )
+    # An exhausted pool is not used; each process took them out of its own copy of it.
+    takers = sorted(sharing & doing.served(facts) - alone) if facts.logged_now("pool_exhausted") else []
+    if len(takers) > 1:
+        named = " and ".join(map(str, takers[:3]))
+        return yes(
+            "process", f"{words}; pid {named} serve, and have no other to take from their exhausted pools"
+        )
     if len(sharing & worked) < 2:
         return no("process", f"{words}, and one of them at most used it")
     return Answer(None, f"{words}: whether two of them used one", "process")

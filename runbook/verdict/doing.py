@@ -204,3 +204,15 @@ def worked(facts: Facts) -> Optional[set[int]]:
             return None
         spent[pid] = spent.get(pid, 0.0) + seconds - (earlier.get(whole(thread.get("tid"))) or 0.0)
     return {pid for pid, seconds in spent.items() if seconds >= _WORK_SECONDS}
+
+
+def served(facts: Facts) -> set[int]:
+    """The processes of which another thread than the first has done work since it was born: it is not one that
+    was inherited by a fork, which leaves the first alone."""
+    threads = rows(facts.looks[-1].get("threads")) if facts.looks else []
+    return {
+        whole(thread.get("pid"))
+        for thread in threads
+        if thread.get("pid") != thread.get("tid")
+        and (number(thread.get("cpu_seconds")) or 0.0) >= _WORK_SECONDS
+    }

@@ -688,6 +688,16 @@ def fork_shared() -> Incident:
     return incident
 
 
+def fork_exhausted() -> Incident:
+    """The same, when all that they have was lost to both: nobody uses it any more, and everybody is refused."""
+    incident = fork_shared()
+    fails(incident, during={"pool_exhausted": 16, "login_error": 16, "server_error": 8})
+    for sample in incident.data("sockets")["samples"]:
+        sample["sockets"] = [row for row in sample["sockets"] if row["inode"] == 70011]
+    own = thread(1), {**thread(9, "epoll"), "pid": APP_PID + 9}, {**thread(10), "pid": APP_PID + 9}
+    return looked(incident, thread(0, "epoll"), *own)
+
+
 def client_suspended() -> Incident:
     incident = healthy()
     incident.data("log")["counts"]["client_suspended"] = 4
@@ -773,6 +783,10 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
         Expected("connection_leak", True, ("lock_contention",), action="restart"),
     ),
     "fork_shared": (fork_shared, Expected("fork_shared", True, action="restart")),
+    "fork_exhausted": (
+        fork_exhausted,
+        Expected("fork_shared", True, ("slot_leak",), action="restart"),
+    ),
     "client_suspended": (client_suspended, Expected("client_suspended", False)),
     "metric_artefact": (metric_artefact, Expected("metric_artefact", False)),
 }
