@@ -37,7 +37,7 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "idle_session_timeout": r"terminating connection due to idle-session timeout",
         "idle_in_transaction_timeout": r"terminating connection due to idle-in-transaction timeout",
         "transaction_timeout": r"terminating connection due to transaction timeout",
-        "connection_refused": r"connection refused",
+        "connection_refused": r"connection to server [^\n]{1,160} failed: connection refused|could not connect to server: connection refused",
         "name_not_resolved": r"could not translate host name|name or service not known|temporary failure in name resolution",
         "too_many_clients": r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",
         "authentication_failed": r"password authentication failed|no pg_hba\.conf entry|(?:role|database) \"[^\"]{0,130}\" does not exist",

@@ -63,7 +63,9 @@ def any_of(*conditions: Condition) -> Condition:
         return answers[0]
 
     either.__name__ = "_or_".join(condition.__name__ for condition in conditions)
-    either.__doc__ = ", or: ".join((condition.__doc__ or "").strip() for condition in conditions)
+    either.__doc__ = (
+        "; or ".join((condition.__doc__ or "").strip().rstrip(".") for condition in conditions) + "."
+    )
     return either
 
 
