@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         evidence = answer.get("evidence")
         if not isinstance(evidence, dict):
             words = answer.get("module_stderr") or answer.get("msg") or answer.get("exception") or "no answer"
-            self._missed(run, host, arguments, str(words).strip().splitlines()[-1][:300])
+            self._missed(run, host, arguments, _telling(str(words)))
             if answer.get("unreachable"):
                 return answer
             evidence = {"host": None, "database": None}
@@ -65,8 +65,18 @@ class ActionModule(ActionBase):
                 run.write(f"databases/{file_name(label)}.json", evidence["database"])
                 read.append("database")
                 connection = evidence["database"]["views"]["connection"]["data"] or {}
-                words = "read: sessions, locks, limits" if connection.get("ok") else "not readable"
+                error = connection.get("error") or {}
+                words = (
+                    "read: sessions, locks, limits"
+                    if connection.get("ok")
+                    else f"not readable: {error.get('text')}"
+                )
                 run.say(host, f"database {label} {words}")
+                if str(error.get("sqlstate"))[:2] in (
+                    "28",
+                    "3D",
+                ):  # it is there: it is the inventory that is wrong
+                    self._missed(run, host, arguments, f"{error.get('text')}: are diagnose_database_* right?")
         except InvalidDocument as error:
             self._missed(run, host, arguments, f"its evidence does not fit the schema: {error}")
         result.update(changed=False, read=read)
@@ -107,3 +117,9 @@ class ActionModule(ActionBase):
             if view["state"] != "ok"
         ]
         run.say(host, f"read: {', '.join(good)}" + (f"; not read: {', '.join(bad)}" if bad else ""))
+
+
+def _telling(words: str) -> str:
+    """The line that says most of why nothing came: sudo's first, which the last one does not repeat."""
+    lines = words.strip().splitlines() or ["no answer"]
+    return next((line for line in lines if line.startswith("sudo: ")), lines[-1])[:300]

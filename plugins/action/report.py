@@ -9,7 +9,7 @@ from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
-from ..module_utils.runbook.report.build import build, login_round
+from ..module_utils.runbook.report.build import build, login_round, unknown_service
 from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
@@ -30,10 +30,12 @@ class ActionModule(ActionBase):
         """Fails unless every host that was asked gave a report of ``healthy`` or ``restored``."""
         result = super().run(tmp, task_vars)
         run = Run.of(task_vars or {})
-        reports, missing = [], {}
+        reports, missing, misnamed = [], {}, []
         for host, seen in every(run):
             if seen:
                 reports.append(self._report(run, host, seen))
+                wrong = unknown_service(seen.host)
+                misnamed += [f"{host}: {wrong}"] if wrong else []
             else:
                 missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
                     "why", "it gave no evidence"
@@ -48,10 +50,11 @@ class ActionModule(ActionBase):
             for r in reports
             if r["outcome"] not in ("healthy", "restored")
         ]
+        bad += misnamed
         bad += [f"{host} not reached" for host in missing]
         asked = {file_name(host) for host in run.hosts()}
         lost = sorted({path.stem for path in (run.path / "evidence").glob("*.missed")} - asked)
-        bad += [f"{host} (database) not reached" for host in lost]
+        bad += [f"{host} (database) not read" for host in lost]
         result.update(changed=False, run=str(run.path), outcomes={r["host"]: r["outcome"] for r in reports})
         if not reports and not missing:
             result.update(
@@ -59,7 +62,9 @@ class ActionModule(ActionBase):
                 msg="no host of group app was part of this run, so nothing was diagnosed (see --limit)",
             )
         elif bad:
-            result.update(failed=True, msg=f"{len(bad)} of {len(reports) + len(missing)}: {'; '.join(bad)}")
+            result.update(
+                failed=True, msg=f"{len(bad)} of {len(reports) + len(missing) + len(lost)}: {'; '.join(bad)}"
+            )
         return result
 
     @staticmethod

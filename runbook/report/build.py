@@ -126,4 +126,13 @@ def unread_views(host: dict[str, Any], database: Optional[dict[str, Any]]) -> li
             view = mapping(one)
             if view.get("state") != "ok":
                 found.append({"view": text(name), "text": text(view.get("reason")) or "not read"})
-    return found
+    wrong = unknown_service(host)
+    return [*found, {"view": "process", "text": wrong}] if wrong else found
+
+
+def unknown_service(host: dict[str, Any]) -> str:
+    """What is wrong with the name of the service, in words; empty where nothing is, or none is named."""
+    service = Facts(host).service
+    if service.get("kind") != "systemd" or text(service.get("active")):
+        return ""
+    return f"{text(service.get('why'))}: is diagnose_service right?"

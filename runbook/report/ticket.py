@@ -43,8 +43,9 @@ def ticket(report: dict[str, Any]) -> str:
     lines += [f"- **{name}**: {words}" for name, words in rows]
     lines += ["", *(f"- [ ] {step}" for step in report["next"]), ""]
     lines += [f"Evidence: {e['file']} sha256 {e['sha256']}" for e in report["evidence"]]
+    files = " ".join(e["file"] for e in report["evidence"])
     lines.append(
-        f"{report['masked']} values masked; run {report['run_id']}; judged again with: runbook explain EVIDENCE"
+        f"{report['masked']} values masked; run {report['run_id']}; judged again with: runbook explain {files}"
     )
     return plain("\n".join(lines) + "\n")
 

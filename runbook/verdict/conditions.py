@@ -613,13 +613,18 @@ def _is_dead(row: dict[str, Any]) -> bool:
 
 
 def cut_without_a_word(facts: Facts) -> Answer:
-    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited. Or L: it
-    answered with a reset when they were used."""
-    resets = facts.logged_now("connection_reset") or 0
+    """S: something ended connections without a word (a bare FIN, or a reset) on which nobody waited. Or L, D: it
+    answered with a reset when they were used, and the server knows nothing of it."""
     after = {text(row.get("local")) for row in facts.sample("after_login") or [] if not _is_dead(row)}
-    gone = sum(1 for row in facts.held or [] if not _is_dead(row) and text(row.get("local")) not in after)
+    gone = {text(row.get("local")) for row in facts.held or [] if not _is_dead(row)} - after
+    resets = facts.logged_now("connection_reset")
     if resets and gone:
-        words = f"{count(gone, 'idle connection')} gone during the probe, and {count(resets, 'line')} about a reset"
+        words = f"{count(len(gone), 'idle connection')} gone during the probe, and {count(resets, 'line')} about a reset"
+        return yes("log", words)
+    # psycopg2 calls a reset what it calls an end: then the server tells that it did not end them.
+    kept = gone & {facts.client(session) for session in facts.backends or []}
+    if kept and facts.logged_now("server_closed"):
+        words = f"{count(len(kept), 'idle connection')} closed when used, by the log, and the server still serves them"
         return yes("log", words)
     missing = _words(facts, "whether something cut connections without a word")
     if missing:

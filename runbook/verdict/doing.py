@@ -75,6 +75,9 @@ def work_by_stacks(facts: Facts) -> Optional[dict[int, Work]]:
         return None
     found: dict[int, Work] = {}
     asking = {whole(holder.get("tid")) for holder in facts.holders or [] if facts.active_backend(holder)}
+    # A pooler in between has no session for them yet; the kernel knows whom they wait for.
+    threads = (thread for look in facts.looks for thread in rows(look.get("threads")))
+    asking |= {whole(thread.get("tid")) for thread in threads if text(thread.get("to")) in facts.peers}
     for stack in facts.stacks:
         frames = frames_of(stack)
         if text(stack.get("thread")).startswith(_OWN_THREADS):

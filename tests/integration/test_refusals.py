@@ -389,6 +389,31 @@ def test_a_login_url_that_leads_nowhere(lab: Lab, tmp_path: Path, url: str) -> N
     assert url in run.words
 
 
+def test_a_service_that_systemd_does_not_know(lab: Lab, tmp_path: Path) -> None:
+    """The app is well, and in the incident nobody could restart it: said while there is time."""
+    file = inventory(lab, tmp_path / "hosts.yml", {"web-1": {"diagnose_service": "nobody-has-this.service"}})
+    with untouched(lab):
+        run = diagnose(file, tmp_path)
+    assert run.status not in (0, None), run.output
+    assert run.report()["outcome"] == "healthy"
+    words = "systemd does not know a unit nobody-has-this.service: is diagnose_service right?"
+    assert f"1 of 1: web-1: {words}" in run.words
+    assert {"view": "process", "text": words} in run.report()["unread"]
+
+
+def test_a_wrong_password_for_the_view_of_the_database(lab: Lab, tmp_path: Path) -> None:
+    """What can be read without it is read, and the verdict stands; but the run is not green."""
+    file = inventory(lab, tmp_path / "hosts.yml", postgres={"diagnose_database_password": "not the password"})
+    with untouched(lab):
+        run = diagnose(file, tmp_path)
+    assert run.status not in (0, None), run.output
+    assert re.search(
+        r"db-1 NOT READ: .*password authentication failed.*: are diagnose_database_\* right\?", run.words
+    )
+    assert "1 of 2: db-1 (database) not read" in run.words
+    assert "not the password" not in run.output
+
+
 def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
     """The app's settings belong to somebody else; without them it was not seen that a new connection works."""
     file, ours = lab.app / "app.env", account()

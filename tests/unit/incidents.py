@@ -495,6 +495,17 @@ def idle_cut() -> Incident:
     return said(fails(healthy(), during=_CLOSED), None, "fin")
 
 
+def reset_when_used() -> Incident:
+    """What idled is gone after the probe, the app's log calls it closed, and the server still has the sessions."""
+    incident = healthy()
+    log = incident.data("log")
+    log["during_login"] = dict(_CLOSED)
+    log["counts"] = {**log["counts"], **_CLOSED}
+    held = incident.data("sockets")["samples"][0]["sockets"]
+    fresh = tuple({**row, "local": f"10.0.4.17:{50000 + port}"} for port, row in enumerate(held))
+    return hold(incident, *held, later=fresh)
+
+
 def lock_contention() -> Incident:
     incident = fails(healthy(), "timeout", seconds=5.0)
     hold(incident, *(sock(fd) for fd in range(11, 31)))
@@ -764,6 +775,7 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
         Expected("sessions_terminated", False),
     ),
     "idle_cut": (idle_cut, Expected("idle_cut", True, action="restart")),
+    "reset_when_used": (reset_when_used, Expected("idle_cut", False)),
     "host_suspended": (
         host_suspended,
         Expected("host_suspended", True, confidence="likely", action="restart"),

@@ -138,7 +138,7 @@ def _longest_idle(lab: Lab) -> float:
 
 
 @fault("connection_slots_full", "none")
-def database_limit(lab: Lab) -> str:
+def limit_of_database(lab: Lab) -> str:
     """The database may have as many connections as another program holds."""
     lab.strangers(count=6, name="export")
     lab.server.sql(f"ALTER DATABASE {DATABASE} CONNECTION LIMIT 6")
