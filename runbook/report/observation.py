@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ..verdict.conditions import count
+from ..verdict.answers import count
 from .words import duration, heading, plain, section
 
 MOST_SITES, MOST_HELD, MOST_FRAMES = 8, 5, 12

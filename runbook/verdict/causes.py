@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from . import conditions as c
 from . import server
+from .answers import Condition, all_of, any_of
+from .conditions import connection, database, log, login, pool, process, sockets
 from .facts import POOL_SIZES, Facts, number, text, whole
 
 # What a restart would do in this case: True it helps, False it does not, None it is open.
@@ -61,7 +62,7 @@ class Cause:
 
     id: str
     title: str
-    conditions: tuple[c.Condition, ...]
+    conditions: tuple[Condition, ...]
     restart: Restart
     why_restart: str
     next: Callable[[Facts], list[str]]
@@ -69,7 +70,7 @@ class Cause:
     comes_back: bool = False
     last_resort: bool = False
     ends_logins: bool = True
-    gives_way: Optional[c.Condition] = None
+    gives_way: Optional[Condition] = None
     not_to_confuse: tuple[str, ...] = ()
 
 
@@ -86,7 +87,7 @@ def say(*steps: str) -> Callable[[Facts], list[str]]:
 
 
 def _next_lock(facts: Facts) -> list[str]:
-    root = c.root_of_lock(facts)
+    root = log.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
     return [
@@ -108,12 +109,12 @@ def _next_leak_site(facts: Facts) -> list[str]:
 
 
 def _next_holders(facts: Facts) -> list[str]:
-    root = c.root_is_leaked(facts)
+    root = database.root_is_leaked(facts)
     lock = [f"{root.text}; a restart ends it, with its transaction"] if root.value else []
     over = [h for h in facts.holders or [] if h.get("request_over") is True]
     if over:
         return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
-    query = c.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
+    query = log.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
     who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
     # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
     named = [one for one in facts.findings if one.get("rule") != "R9"]
@@ -123,7 +124,7 @@ def _next_holders(facts: Facts) -> list[str]:
 
 def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
     """Where connections were taken, how often, and for which requests: the most frequent place."""
-    site = c.most_common([text(h.get("site")) for h in holders])
+    site = log.most_common([text(h.get("site")) for h in holders])
     here = [h for h in holders if text(h.get("site")) == site]
     asked = [text(h.get("request_id")) for h in here if text(h.get("request_id"))]
     requests = f", requests {', '.join(asked[:3])}{' …' if len(asked) > 3 else ''}" if asked else ""
@@ -142,9 +143,9 @@ def _next_nested(facts: Facts) -> list[str]:
 
 
 def _next_slow(facts: Facts) -> list[str]:
-    slow = c.slow_sessions(facts)
+    slow = database.slow_sessions(facts)
     oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
-    query = c.most_common([text(s.get("query")) for s in slow])
+    query = log.most_common([text(s.get("query")) for s in slow])
     return [
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
@@ -156,7 +157,7 @@ def _next_slow(facts: Facts) -> list[str]:
 def _next_held(facts: Facts) -> list[str]:
     alive = [h for h in facts.holders or [] if h.get("request_over") is False]
     where = (
-        f"for the owner of {_sites(facts, alive)}" if alive else c.holders_outside_the_database(facts).text
+        f"for the owner of {_sites(facts, alive)}" if alive else pool.holders_outside_the_database(facts).text
     )
     return [f"give the connection back before the outside call, and set a timeout for that: {where}"]
 
@@ -169,16 +170,16 @@ def _next_too_small(facts: Facts) -> list[str]:
 
 
 def _next_stuck(facts: Facts) -> list[str]:
-    return [f"ask the owner of the code about this: {c.threads_stuck(facts).text}"]
+    return [f"ask the owner of the code about this: {process.threads_stuck(facts).text}"]
 
 
 def _next_busy(facts: Facts) -> list[str]:
-    return [f"add workers, or set a timeout for what keeps them: {c.workers_busy(facts).text}"]
+    return [f"add workers, or set a timeout for what keeps them: {process.workers_busy(facts).text}"]
 
 
 def _next_resources(facts: Facts) -> list[str]:
     return [
-        f"find what grows in the app, or raise LimitNOFILE if it is only too low: {c.out_of_resources(facts).text}"
+        f"find what grows in the app, or raise LimitNOFILE if it is only too low: {process.out_of_resources(facts).text}"
     ]
 
 
@@ -218,7 +219,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_unreachable",
         "PostgreSQL's host does not answer from here",
-        (c.no_answer_to_a_new_connection,),
+        (connection.no_answer_to_a_new_connection,),
         useless,
         "a restarted app would meet the same silence",
         say("check name, route and firewall between this host and {target}"),
@@ -227,7 +228,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_down",
         "PostgreSQL does not run: its host refuses connections",
-        (c.any_of(c.new_connection_refused, c.refused_beyond_what_answers),),
+        (any_of(connection.new_connection_refused, connection.refused_beyond_what_answers),),
         useless,
         "a restarted app would be refused as well",
         say("start PostgreSQL on {target}, or find out why it stopped: its own log says it"),
@@ -236,7 +237,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "pgbouncer_queue",
         "PgBouncer's clients queue: its server connections are all busy",
-        (c.new_connection_hangs_in_query, c.pgbouncer_queues),
+        (connection.new_connection_hangs_in_query, connection.pgbouncer_queues),
         useless,
         "a restarted app would queue again",
         server.next_bouncer,
@@ -245,7 +246,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "proxy_hang",
         "something between the app and PostgreSQL accepts and does not deliver",
-        (c.any_of(c.new_connection_silent, c.flows_hang), c.database_answers_elsewhere),
+        (any_of(connection.new_connection_silent, sockets.flows_hang), sockets.database_answers_elsewhere),
         if_a_new_connection_works,
         "it gives the app new connections, which helps once they work through the proxy",
         say("mend the proxy at {target}, which accepts and does not deliver; then run this again"),
@@ -253,7 +254,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_not_answering",
         "PostgreSQL accepts connections and does not serve them",
-        (c.new_connection_silent,),
+        (connection.new_connection_silent,),
         useless,
         "a restarted app would wait as well",
         say("look at the server {target}: starting, recovering, stopped or out of CPU or disk"),
@@ -262,7 +263,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "connection_slots_full",
         "PostgreSQL has no free connection slot for the app",
-        (c.no_slot_for_a_new_connection,),
+        (connection.no_slot_for_a_new_connection,),
         server.if_we_hold_the_slots,
         "the app competes for the same slots again, unless it holds them itself for nothing",
         server.next_slots,
@@ -271,7 +272,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "authentication_failed",
         "PostgreSQL does not accept the app's credentials",
-        (c.new_connection_not_allowed,),
+        (connection.new_connection_not_allowed,),
         useless,
         "a restart would end the last connections that still work",
         _next_authentication,
@@ -279,7 +280,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "app_down",
         "the app does not run",
-        (c.nothing_listens,),
+        (process.nothing_listens,),
         if_not_stopped_by_a_person,
         "it is started if it died, not if somebody stopped it",
         _next_started,
@@ -289,7 +290,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "app_resources",
         "the app ran out of descriptors, memory or local ports",
-        (c.out_of_resources, c.new_connection_works),
+        (process.out_of_resources, connection.new_connection_works),
         helps,
         _BUYS_TIME,
         _next_resources,
@@ -299,7 +300,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "wrong_node",
         "the app writes to a standby",
-        (c.server_in_recovery, c.app_writes_and_fails),
+        (connection.server_in_recovery, connection.app_writes_and_fails),
         if_a_primary_is_reached,
         "it helps only if a fresh connection reaches the primary",
         say("point the app at the primary (target_session_attrs=read-write), or promote {target}"),
@@ -308,9 +309,9 @@ CAUSES: tuple[Cause, ...] = (
         "postgres_read_only",
         "PostgreSQL is read only",
         (
-            c.any_of(c.server_read_only, c.login_writes_and_fails),
-            c.server_is_primary,
-            c.login_failed_or_fails,
+            any_of(connection.server_read_only, connection.login_writes_and_fails),
+            connection.server_is_primary,
+            login.login_failed_or_fails,
         ),
         useless,
         "a restarted app could not write either",
@@ -321,17 +322,17 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "lock_contention",
         "sessions of the app wait behind one lock",
-        (c.many_wait_for_one_lock,),
+        (database.many_wait_for_one_lock,),
         useless,
         "the same requests would queue behind the lock again",
         _next_lock,
-        gives_way=c.root_is_leaked,
+        gives_way=database.root_is_leaked,
         not_to_confuse=("slow_queries", "pool_too_small"),
     ),
     Cause(
         "fork_shared",
         "processes share a connection that was opened before they were forked",
-        (c.socket_shared_and_used,),
+        (sockets.socket_shared_and_used,),
         helps,
         _BUYS_TIME,
         _next_forked,
@@ -341,7 +342,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "nested_checkout",
         "requests wait for a second connection while they hold one",
-        (c.pool_is_exhausted, c.waiters_already_hold_one),
+        (pool.pool_is_exhausted, pool.waiters_already_hold_one),
         helps,
         _BUYS_TIME,
         _next_nested,
@@ -351,7 +352,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "slow_queries",
         "the connections are busy with slow statements",
-        (c.login_still_fails, c.slow_statements),
+        (login.login_still_fails, database.slow_statements),
         useless,
         "the same statements would be slow again",
         _next_slow,
@@ -360,7 +361,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "held_while_waiting",
         "requests hold connections while they wait for something else",
-        (c.pool_is_exhausted, c.holders_outside_the_database),
+        (pool.pool_is_exhausted, pool.holders_outside_the_database),
         useless,
         "the same requests would hold them again",
         _next_held,
@@ -369,7 +370,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "black_hole",
         "packets to PostgreSQL vanish on established connections",
-        (c.peer_is_silent, c.new_connection_works),
+        (sockets.peer_is_silent, connection.new_connection_works),
         if_login_still_fails,
         "threads stuck in recv come free only with the process",
         server.next_black_hole,
@@ -377,7 +378,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "app_blocked",
         "the app accepts and does not answer: its loop or all its threads are stuck",
-        (c.login_hangs, c.threads_stuck),
+        (login.login_hangs, process.threads_stuck),
         helps,
         "a stuck loop comes free only with the process",
         _next_stuck,
@@ -387,11 +388,11 @@ CAUSES: tuple[Cause, ...] = (
         "slot_leak",
         "the pool's slots are lost: used, and no connection behind them",
         (
-            c.login_still_fails,
-            c.pool_is_exhausted,
-            c.slots_without_connection,
-            c.no_backend_of_the_app,
-            c.new_connection_works,
+            login.login_still_fails,
+            pool.pool_is_exhausted,
+            pool.slots_without_connection,
+            pool.no_backend_of_the_app,
+            connection.new_connection_works,
         ),
         helps,
         _BUYS_TIME,
@@ -402,7 +403,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "connection_leak",
         "connections are held for requests that are over",
-        (c.any_of(c.all_of(c.pool_is_exhausted, c.holders_are_done), c.root_is_leaked),),
+        (any_of(all_of(pool.pool_is_exhausted, pool.holders_are_done), database.root_is_leaked),),
         helps,
         _BUYS_TIME,
         _next_holders,
@@ -413,11 +414,12 @@ CAUSES: tuple[Cause, ...] = (
         "postgres_restarted",
         "PostgreSQL was restarted under the app's connections",
         (
-            c.server_started_after_the_app,
-            c.any_of(
-                c.last_words("57P01", "ended by an administrator or a restart"), c.login_healed_at_the_restart
+            database.server_started_after_the_app,
+            any_of(
+                sockets.last_words("57P01", "ended by an administrator or a restart"),
+                login.login_healed_at_the_restart,
             ),
-            c.dead_ones_matter,
+            sockets.dead_ones_matter,
         ),
         if_login_still_fails,
         _TOO_LATE,
@@ -427,7 +429,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_crash_recovery",
         "a crash of another backend made PostgreSQL end every session",
-        (c.last_words("57P02", "a crash of another server process"), c.dead_ones_matter),
+        (sockets.last_words("57P02", "a crash of another server process"), sockets.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         say("find the crash in the log of {target}"),
@@ -436,7 +438,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_session_timeout",
         "PostgreSQL ends the app's idle sessions (idle_session_timeout)",
-        (c.last_words("57P05", "idle_session_timeout"), c.dead_ones_matter),
+        (sockets.last_words("57P05", "idle_session_timeout"), sockets.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -448,7 +450,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_in_transaction_timeout",
         "PostgreSQL ends sessions that idle in a transaction",
-        (c.last_words("25P03", "idle_in_transaction_session_timeout"), c.dead_ones_matter),
+        (sockets.last_words("25P03", "idle_in_transaction_session_timeout"), sockets.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -459,7 +461,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "transaction_timeout",
         "PostgreSQL ends transactions that take too long",
-        (c.last_words("25P04", "transaction_timeout"), c.dead_ones_matter),
+        (sockets.last_words("25P04", "transaction_timeout"), sockets.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
@@ -469,7 +471,11 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "sessions_terminated",
         "somebody terminated the app's sessions",
-        (c.last_words("57P01", "ended by an administrator"), c.server_not_restarted, c.dead_ones_matter),
+        (
+            sockets.last_words("57P01", "ended by an administrator"),
+            database.server_not_restarted,
+            sockets.dead_ones_matter,
+        ),
         if_login_still_fails,
         _TOO_LATE,
         say(f"find the job that calls pg_terminate_backend() on {{target}} and stop it; {_HEALS}"),
@@ -478,7 +484,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "idle_cut",
         "something in between cut idle connections",
-        (c.cut_without_a_word, c.dead_ones_matter),
+        (sockets.cut_without_a_word, sockets.dead_ones_matter),
         if_login_still_fails,
         _TOO_LATE,
         server.next_cut,
@@ -488,9 +494,9 @@ CAUSES: tuple[Cause, ...] = (
         "host_suspended",
         "this machine, or the app on it, was suspended, and connections died meanwhile",
         (
-            c.any_of(c.clock_stood_still, c.heartbeats_share_a_gap),
-            c.dead_connections_held,
-            c.dead_ones_matter,
+            any_of(process.clock_stood_still, process.heartbeats_share_a_gap),
+            sockets.dead_connections_held,
+            sockets.dead_ones_matter,
         ),
         if_login_still_fails,
         _TOO_LATE,
@@ -501,16 +507,18 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "stale_configuration",
         "the running process has other settings than its file",
-        (c.live_settings_differ,),
+        (sockets.live_settings_differ,),
         useless,
         "it is cured host by host by a rollout, not in the incident",
-        lambda facts: [f"roll the configuration out, host by host: {c.live_settings_differ(facts).text}"],
+        lambda facts: [
+            f"roll the configuration out, host by host: {sockets.live_settings_differ(facts).text}"
+        ],
         ends_logins=False,
     ),
     Cause(
         "monitor_dead",
         "the pool's monitor is dead",
-        (c.monitor_is_silent,),
+        (pool.monitor_is_silent,),
         useless,
         "it is cured host by host, not in the incident",
         say("restart the app host by host when it is quiet"),
@@ -519,7 +527,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "pool_too_small",
         "more requests want a connection than the pool may have",
-        (c.login_failed_or_fails, c.pool_is_exhausted, c.somebody_waits, c.nobody_holds_long),
+        (login.login_failed_or_fails, pool.pool_is_exhausted, pool.somebody_waits, pool.nobody_holds_long),
         useless,
         "the same demand would meet the same pool",
         _next_too_small,
@@ -528,7 +536,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "app_saturated",
         "every worker is busy, and not with the database",
-        (c.login_still_fails, c.workers_busy),
+        (login.login_still_fails, process.workers_busy),
         useless,
         "the same load would meet the same workers",
         _next_busy,
@@ -538,7 +546,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "login_broken",
         "the login fails for a reason of its own, not the pool's",
-        (c.login_fails_at_once, c.another_exception, c.new_connection_works),
+        (login.login_fails_at_once, log.another_exception, connection.new_connection_works),
         useless,
         "the same code would fail again",
         _next_login_broken,
@@ -548,7 +556,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "client_suspended",
         "browsers were suspended; the requests never arrived",
-        (c.login_works, c.browser_was_suspended),
+        (login.login_works, log.browser_was_suspended),
         useless,
         "nothing is wrong here",
         say("ask the user to reload the page"),
@@ -558,23 +566,23 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         "metric_artefact",
         "the app's own number is wrong: it counts slots that were never opened",
-        (c.login_works, c.own_number_is_wrong),
+        (login.login_works, pool.own_number_is_wrong),
         useless,
         "nothing is wrong but the number",
-        lambda facts: [f"count what is used, not maximum minus idle: {c.own_number_is_wrong(facts).text}"],
+        lambda facts: [f"count what is used, not maximum minus idle: {pool.own_number_is_wrong(facts).text}"],
         ends_logins=False,
     ),
     Cause(
         "healthy",
         "the login works, and nothing is wrong that was looked for",
         (
-            c.login_works,
-            c.new_connection_works,
-            c.something_listens,
-            c.sockets_were_read,
-            c.database_was_read,
-            c.log_was_read,
-            c.pool_was_read,
+            login.login_works,
+            connection.new_connection_works,
+            log.something_listens,
+            log.sockets_were_read,
+            log.database_was_read,
+            log.log_was_read,
+            log.pool_was_read,
         ),
         useless,
         "the login works",

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from .answers import Answer, count
 from .causes import CAUSES, Cause, why_of
-from .conditions import Answer, count, longest_queue, statuses
+from .conditions.database import longest_queue
+from .conditions.login import statuses
 from .facts import Facts, text, whole
 
 UNKNOWN = "unknown"

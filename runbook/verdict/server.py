@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from . import conditions as c
+from .conditions import pool
 from .facts import OWN_NAME, Facts, mapping, number, rows, text, whole
 
 # Guarded: a pid may have been given to another session since the evidence was read.
@@ -71,7 +71,7 @@ def if_we_hold_the_slots(facts: Facts) -> Optional[bool]:
         return None
     if facts.limits is None:
         return None if ours else False
-    return c.holders_are_done(facts).value if 2 * len(ours) > all_of_them else False
+    return pool.holders_are_done(facts).value if 2 * len(ours) > all_of_them else False
 
 
 def next_slots(facts: Facts) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from .conditions import count, monitor_is_silent, pool_is_exhausted, slots_without_connection
+from .answers import count
+from .conditions.pool import monitor_is_silent, pool_is_exhausted, slots_without_connection
 from .facts import Facts, mapping, number, text, whole
 from .judge import OBSERVE, Verdict
 

@@ -9,7 +9,7 @@ import pytest
 
 from runbook.common.documents import validate
 from runbook.verdict.causes import CAUSES, IDS
-from runbook.verdict.conditions import pool_is_exhausted
+from runbook.verdict.conditions.pool import pool_is_exhausted
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
 from tests.unit.incidents import (

@@ -1,0 +1,77 @@
+"""What a condition answers: true, false or unread, with its reason in words; and how answers are joined.
+
+A condition asks the facts one question. It answers false as soon as *any* view disproves it, true only
+when what decides was read, and unread otherwise; so a missing view can hide a cause, never invent one.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Optional
+
+from .facts import Facts
+
+
+class Answer(NamedTuple):
+    """The value of a condition (None: unread), in words, and the view that says so or is missing."""
+
+    value: Optional[bool]
+    text: str
+    view: str
+
+
+Condition = Callable[[Facts], Answer]
+
+
+def yes(view: str, words: str) -> Answer:
+    """The condition holds."""
+    return Answer(True, words, view)
+
+
+def no(view: str, words: str) -> Answer:
+    """The condition does not hold."""
+    return Answer(False, words, view)
+
+
+def unread(facts: Facts, view: str, question: str) -> Answer:
+    """The condition is open: ``question`` is what the view would have answered."""
+    reason = facts.reason(view)
+    return Answer(None, f"{question} ({reason})" if reason else question, view)
+
+
+def any_of(*conditions: Condition) -> Condition:
+    """True if one is, false if all are, unread otherwise: Kleene's or."""
+
+    def either(facts: Facts) -> Answer:
+        answers = [condition(facts) for condition in conditions]
+        for value in (True, None):
+            for answer in answers:
+                if answer.value is value:
+                    return answer
+        return answers[0]
+
+    either.__name__ = "_or_".join(condition.__name__ for condition in conditions)
+    either.__doc__ = (
+        "; or ".join((condition.__doc__ or "").strip().rstrip(".") for condition in conditions) + "."
+    )
+    return either
+
+
+def all_of(*conditions: Condition) -> Condition:
+    """True if all are, false if one is, unread otherwise: Kleene's and. Its words are those that decide."""
+
+    def each(facts: Facts) -> Answer:
+        answers = [condition(facts) for condition in conditions]
+        for value in (False, None):
+            for answer in answers:
+                if answer.value is value:
+                    return answer
+        return answers[-1]._replace(text="; ".join(answer.text for answer in answers))
+
+    each.__name__ = "_and_".join(condition.__name__ for condition in conditions)
+    each.__doc__ = " And ".join((condition.__doc__ or "").strip() for condition in conditions)
+    return each
+
+
+def count(number_of: int, noun: str) -> str:
+    """``1 socket``, ``20 sockets``, ``2 processes``."""
+    return f"{number_of} {noun}{'' if number_of == 1 else 'es' if noun.endswith('s') else 's'}"
