@@ -100,7 +100,7 @@ def _next_leak_site(facts: Facts) -> list[str]:
     # A connection dropped inside the wrapper (R9) loses a slot for every caller, so it comes first.
     findings = sorted(facts.findings, key=lambda f: f.get("rule") != "R9")
     if not findings:
-        return ["find where a connection is closed or dropped and not given back: runbook leaks PATH"]
+        return [f"find where a connection is closed or dropped and not given back{_searched(facts)}"]
     first = findings[0]
     return [
         f"send ticket.md to the owner of {first['site']}: {text(first.get('fix'))};"
@@ -119,7 +119,15 @@ def _next_holders(facts: Facts) -> list[str]:
     # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
     named = [one for one in facts.findings if one.get("rule") != "R9"]
     steps = [f"the leak search names {one['site']}: {text(one.get('fix'))}" for one in named[:2]]
-    return [*lock, *who, *steps] or ["find what takes a connection and keeps it: runbook leaks PATH"]
+    return [*lock, *who, *steps] or [f"find what takes a connection and keeps it{_searched(facts)}"]
+
+
+def _searched(facts: Facts) -> str:
+    """What the leak search could not tell, where it ran."""
+    source = facts.source or {}
+    if not source.get("roots"):
+        return ": runbook leaks PATH"
+    return "; the leak search knows no line for it, so look for one that keeps what a helper of the app's own took"
 
 
 def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:

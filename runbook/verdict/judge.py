@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ..common.clock import seconds_of
 from .answers import Answer, count
 from .causes import CAUSES, Cause, why_of
 from .conditions.database import longest_queue
-from .conditions.login import statuses
+from .conditions.login import login_hangs, statuses
 from .facts import Facts, text, whole
 
 UNKNOWN = "unknown"
@@ -171,6 +172,15 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
     )
 
 
+def _later(facts: Facts) -> str:
+    """Where a pool that waits has not yet given up: its log says so only then."""
+    if login_hangs(facts).value and facts.log is not None and not facts.logged_now("pool_exhausted"):
+        return (
+            "run it again in half a minute: a pool that waits says in the log that it is exhausted only then"
+        )
+    return ""
+
+
 def _set_right(facts: Facts) -> str:
     """What to set when the probe does not speak for the app; empty when it does."""
     wrong = text((facts.login or {}).get("misconfigured"))
@@ -228,5 +238,15 @@ def _title(cause: Cause, facts: Facts) -> str:
 
 
 def _holds(cause: Cause, facts: Facts) -> Optional[float]:
-    """How long until it is back: what was lost, was lost since the process started."""
-    return round(facts.age, 1) if cause.comes_back and facts.age is not None else None
+    """How long until it is back: from the start of the process to the first failure, or to the last connection
+    that was taken and kept; where neither is known, until now."""
+    if not cause.comes_back or facts.age is None or facts.started is None:
+        return None
+    known = [facts.age]
+    first = seconds_of((facts.trouble or {}).get("first"))
+    if first is not None and first >= facts.started:
+        known.append(first - facts.started)
+    kept = [facts.server_age(session.get("state_change")) for session in facts.resting]
+    if cause.id == "connection_leak" and kept:
+        known.append(facts.age - min(age or 0.0 for age in kept))
+    return round(max(0.0, min(known)), 1)
