@@ -13,7 +13,7 @@ from .answers import Answer, count
 from .causes import CAUSES, Cause, why_of
 from .conditions.database import longest_queue
 from .conditions.login import login_hangs, statuses
-from .facts import Facts, text, whole
+from .facts import Facts, number, text, whole
 
 UNKNOWN = "unknown"
 # Steps 5 and 6 change a running process, so a diagnosis does them only when asked to.
@@ -246,7 +246,8 @@ def _holds(cause: Cause, facts: Facts) -> Optional[float]:
     first = seconds_of((facts.trouble or {}).get("first"))
     if first is not None and first >= facts.started:
         known.append(first - facts.started)
-    kept = [facts.server_age(session.get("state_change")) for session in facts.resting]
+    kept = [number(holder.get("age")) for holder in facts.holders or [] if holder.get("request_over") is True]
+    kept = kept or [facts.server_age(session.get("state_change")) for session in facts.resting]
     if cause.id == "connection_leak" and kept:
         known.append(facts.age - min(age or 0.0 for age in kept))
     return round(max(0.0, min(known)), 1)

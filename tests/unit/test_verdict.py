@@ -103,7 +103,11 @@ def test_the_first_reasons_against_are_those_people_take_it_for() -> None:
 def test_what_comes_back_says_when_and_nothing_else_does(name: str) -> None:
     verdict = judge(*TABLE[name][0]())
     comes_back = {"slot_leak", "connection_leak", "app_resources", "nested_checkout", "fork_shared"}
-    since = {"connection_leak": 600, "connections_kept": 400, "leaked_lock": 600}  # the last one was taken, in s
+    since = {
+        "connection_leak": 400,
+        "connections_kept": 400,
+        "leaked_lock": 600,
+    }  # the last one was taken, in s
     assert verdict.holds_seconds == (9 * HOUR - since.get(name, 0) if verdict.cause in comes_back else None)
 
 
