@@ -284,8 +284,8 @@ def test_every_host_unreachable(tmp_path: Path, unreachable: Variables) -> None:
     )
     run = diagnose(file, tmp_path)
     assert run.status not in (0, None), run.output
+    assert re.search(r"2 NOT REACHED web-1 web-2 .*nothing is known about it", run.words)
     for host in ("web-1", "web-2"):
-        assert re.search(rf"^{host} +NOT REACHED .*nothing is known about it", run.output, re.MULTILINE)
         assert f"{host} not reached" in run.words
         assert not (run.run / f"hosts/{host}.json").exists()
     assert "HEALTHY" not in run.output
@@ -304,7 +304,7 @@ def test_one_of_two_unreachable(lab: Lab, tmp_path: Path, unreachable: Variables
         run = diagnose(file, tmp_path)
     assert run.status not in (0, None), run.output
     assert run.report()["outcome"] == "healthy"
-    assert re.search(r"^a-lost +NOT REACHED ", run.output, re.MULTILINE)
+    assert re.search(r"1 NOT REACHED a-lost .*nothing is known about it", run.words)
     assert "1 of 2: a-lost not reached" in run.words
     rows = {row["host"]: (row["outcome"], row["reachable"]) for row in run.document("fleet.json")["hosts"]}
     assert rows == {"a-lost": ("unknown", False), "web-1": ("healthy", True)}
