@@ -120,6 +120,6 @@ class ActionModule(ActionBase):
 
 
 def _telling(words: str) -> str:
-    """The line that says most of why nothing came: sudo's first, which the last one does not repeat."""
-    lines = words.strip().splitlines() or ["no answer"]
-    return next((line for line in lines if line.startswith("sudo: ")), lines[-1])[:300]
+    """The line that says most of why nothing came: a traceback's last, of everything else the first."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()] or ["no answer"]
+    return lines[-1 if "Traceback (most recent call last)" in words else 0][:300]

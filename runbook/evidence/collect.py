@@ -295,7 +295,8 @@ def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, 
     user = request.get("login_username"), request.get("login_password")
     probe = login.Probe(request["login_url"], *user, request.get("login_seconds"))
     attempts = request.get("login_attempts") or max(3, 2 * len(processes))
-    return login.collect(probe, attempts, held, end)
+    # Which process answers is chance: each may need as many logins as all of them have connections.
+    return login.collect(probe, attempts, held * max(1, len(processes)), end)
 
 
 def _source(roots: list[str]) -> dict[str, Any]:
