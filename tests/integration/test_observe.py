@@ -143,7 +143,8 @@ def test_what_was_seen_is_in_the_report(run: Any, app: Lab) -> None:
     sites = {row["site"] for row in rows}
     assert sites and all("/runbook/app/accounts.py:" in site for site in sites)
     assert sum(row["checkouts"] for row in rows) == seen["log"]["counts"]["acquired"]
-    assert all(row["hold_seconds"] > 0 and row["checkouts"] == row["returned"] for row in rows)
+    # A login may be under way when it ends, or when it begins.
+    assert all(row["hold_seconds"] > 0 and abs(row["checkouts"] - row["returned"]) <= 1 for row in rows), rows
     assert len(seen["looks"]) == 2
     for look in seen["looks"]:
         assert len(look["pools"]) == 2
