@@ -75,3 +75,9 @@ def all_of(*conditions: Condition) -> Condition:
 def count(number_of: int, noun: str) -> str:
     """``1 socket``, ``20 sockets``, ``2 processes``."""
     return f"{number_of} {noun}{'' if number_of == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def most_common(values: list[str]) -> str:
+    """The most frequent non-empty text; of equals the first in order; empty where there is none."""
+    present = sorted(value for value in values if value)
+    return max(dict.fromkeys(present), key=present.count) if present else ""

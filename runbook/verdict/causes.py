@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from . import server
-from .answers import Condition, all_of, any_of
+from .answers import Condition, all_of, any_of, most_common
 from .conditions import connection, database, log, login, pool, process, sockets
 from .facts import POOL_SIZES, Facts, number, text, whole
 
@@ -87,7 +87,7 @@ def say(*steps: str) -> Callable[[Facts], list[str]]:
 
 
 def _next_lock(facts: Facts) -> list[str]:
-    root = log.root_of_lock(facts)
+    root = database.root_of_lock(facts)
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
     return [
@@ -114,7 +114,7 @@ def _next_holders(facts: Facts) -> list[str]:
     over = [h for h in facts.holders or [] if h.get("request_over") is True]
     if over:
         return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
-    query = log.most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
+    query = most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
     who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
     # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
     named = [one for one in facts.findings if one.get("rule") != "R9"]
@@ -132,7 +132,7 @@ def _searched(facts: Facts) -> str:
 
 def _sites(facts: Facts, holders: list[dict[str, Any]]) -> str:
     """Where connections were taken, how often, and for which requests: the most frequent place."""
-    site = log.most_common([text(h.get("site")) for h in holders])
+    site = most_common([text(h.get("site")) for h in holders])
     here = [h for h in holders if text(h.get("site")) == site]
     asked = [text(h.get("request_id")) for h in here if text(h.get("request_id"))]
     requests = f", requests {', '.join(asked[:3])}{' …' if len(asked) > 3 else ''}" if asked else ""
@@ -153,7 +153,7 @@ def _next_nested(facts: Facts) -> list[str]:
 def _next_slow(facts: Facts) -> list[str]:
     slow = database.slow_sessions(facts)
     oldest = max(slow, key=lambda s: facts.server_age(s.get("query_start")) or 0.0, default={})
-    query = log.most_common([text(s.get("query")) for s in slow])
+    query = most_common([text(s.get("query")) for s in slow])
     return [
         f"{sum(text(s.get('query')) == query for s in slow)} times: {query[:120]}; look at its plan and indexes,"
         " and set statement_timeout for the app's role",
@@ -586,11 +586,11 @@ CAUSES: tuple[Cause, ...] = (
         (
             login.login_works,
             connection.new_connection_works,
-            log.something_listens,
-            log.sockets_were_read,
-            log.database_was_read,
+            process.something_listens,
+            sockets.sockets_were_read,
+            database.database_was_read,
             log.log_was_read,
-            log.pool_was_read,
+            pool.pool_was_read,
         ),
         useless,
         "the login works",

@@ -113,3 +113,15 @@ def server_not_restarted(facts: Facts) -> Answer:
     """D, N: the server has not been started since the app was."""
     answer = server_started_after_the_app(facts)
     return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
+def database_was_read(facts: Facts) -> Answer:
+    """D: the server's side was read."""
+    if facts.activity is None:
+        return unread(facts, "activity", "the server's side")
+    return yes("activity", f"the server has {count(len(facts.backends or []), 'session')} of the app")
+
+
+def root_of_lock(facts: Facts) -> dict[str, Any]:
+    """The session at the root of a lock that the app waits for; empty where it is not known."""
+    return facts.session(longest_queue(facts)[0])

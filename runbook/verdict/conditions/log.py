@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..answers import Answer, count, no, unread, yes
 from ..facts import Facts
-from .database import longest_queue
-from .process import nothing_listens
 
 
 def another_exception(facts: Facts) -> Answer:
@@ -37,48 +33,8 @@ def browser_was_suspended(facts: Facts) -> Answer:
     return (yes if lines else no)("log", f"{count(lines, 'line')} about a browser's suspended network")
 
 
-def database_was_read(facts: Facts) -> Answer:
-    """D: the server's side was read."""
-    if facts.activity is None:
-        return unread(facts, "activity", "the server's side")
-    return yes("activity", f"the server has {count(len(facts.backends or []), 'session')} of the app")
-
-
-def sockets_were_read(facts: Facts) -> Answer:
-    """S: the app's sockets were read, with what is unread on them."""
-    if facts.held is None or (facts.held and facts.words is None):
-        return unread(facts, "sockets", "the state of the app's connections")
-    return yes("sockets", f"{count(len(facts.held), 'socket')} from the app to {facts.target}")
-
-
 def log_was_read(facts: Facts) -> Answer:
     """L: the log was read."""
     if facts.log is None:
         return unread(facts, "log", "what the app logged")
     return yes("log", "the log was read")
-
-
-def pool_was_read(facts: Facts) -> Answer:
-    """P: the pool was asked, where the app can answer."""
-    if facts.pool is not None:
-        return yes("pool", f"{facts.pool_count('used')} of {facts.pool_count('maximum')} used")
-    if facts.no_status_socket:
-        return yes("pool", "the app has no status socket to ask")
-    return unread(facts, "pool", "what the process says of its pool")
-
-
-def something_listens(facts: Facts) -> Answer:
-    """X: the app listens."""
-    answer = nothing_listens(facts)
-    return answer if answer.value is None else answer._replace(value=not answer.value)
-
-
-def most_common(values: list[str]) -> str:
-    """The most frequent non-empty text; of equals the first in order; empty where there is none."""
-    present = sorted(value for value in values if value)
-    return max(dict.fromkeys(present), key=present.count) if present else ""
-
-
-def root_of_lock(facts: Facts) -> dict[str, Any]:
-    """The session at the root of a lock that the app waits for; empty where it is not known."""
-    return facts.session(longest_queue(facts)[0])

@@ -6,9 +6,8 @@ from typing import Any, Optional
 
 from ...common.clock import seconds_of
 from .. import doing
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, most_common, no, unread, yes
 from ..facts import EXHAUSTED_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
-from .log import most_common
 from .login import login_fails_at_once, login_hangs
 from .process import threads_stuck
 
@@ -276,3 +275,12 @@ def own_number_is_wrong(facts: Facts) -> Answer:
         # It may have been true when it was written, unless it is just what was idle, taken from the maximum.
         return no("log", f"{words}, and does not say when that was")
     return (yes if told > held else no)("log", words)
+
+
+def pool_was_read(facts: Facts) -> Answer:
+    """P: the pool was asked, where the app can answer."""
+    if facts.pool is not None:
+        return yes("pool", f"{facts.pool_count('used')} of {facts.pool_count('maximum')} used")
+    if facts.no_status_socket:
+        return yes("pool", "the app has no status socket to ask")
+    return unread(facts, "pool", "what the process says of its pool")

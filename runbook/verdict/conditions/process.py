@@ -130,3 +130,9 @@ def workers_busy(facts: Facts) -> Answer:
             )
     busy, idle = sum(w.busy for w in found.values()), sum(w.idle for w in found.values())
     return no("process", f"{count(busy, 'thread')} at work elsewhere than with PostgreSQL, {idle} free")
+
+
+def something_listens(facts: Facts) -> Answer:
+    """X: the app listens."""
+    answer = nothing_listens(facts)
+    return answer if answer.value is None else answer._replace(value=not answer.value)

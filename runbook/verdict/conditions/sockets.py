@@ -255,3 +255,10 @@ def live_settings_differ(facts: Facts) -> Answer:
         words = f"whether the process runs with the settings of {text(facts.config.get('file'))}, changed since it started"
         return Answer(None, words, "config")
     return no("config", "nothing that is set on disk differs from what runs")
+
+
+def sockets_were_read(facts: Facts) -> Answer:
+    """S: the app's sockets were read, with what is unread on them."""
+    if facts.held is None or (facts.held and facts.words is None):
+        return unread(facts, "sockets", "the state of the app's connections")
+    return yes("sockets", f"{count(len(facts.held), 'socket')} from the app to {facts.target}")
