@@ -8,7 +8,7 @@
     scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
     scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
 
-Writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
+All rounds of everything write bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
 verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
 in a network, process and IPC namespace of its own, where packets may be dropped and nothing is left behind.
 """
@@ -49,6 +49,7 @@ FOREIGN_SHARE = 0.8
 WHOLE_APPS = (*OWN_APPS, "guide")  # a sample leaves nothing out of these
 # What faults are made with, and the Debian package of each.
 PROGRAMS = {"unshare": "util-linux", "ip": "iproute2", "nft": "nftables", "pgbouncer": "pgbouncer"}
+BATCH = 15  # incidents in a row in one lab: its start (5 to 10 s) is little beside them
 INCIDENT_SECONDS = 180  # one that takes longer is ended, and counts as wrong
 UNSHARE = ("unshare", "--net", "--uts", "--ipc", "--pid", "--mount-proc", "--fork", "--kill-child")
 
@@ -93,6 +94,19 @@ def cases(only: list[str], apps: list[str], rounds: int, pairs: bool) -> list[Ca
         and (not apps or app in apps)
         and all(not FAULTS[name].apps or app in FAULTS[name].apps for name in faults)
     ]
+
+
+def batches(wanted: list[Case]) -> list[list[Case]]:
+    """The cases in batches of one app each, for one lab after the other; in the order they are given in."""
+    made: list[list[Case]] = []
+    filling: dict[str, list[Case]] = {}
+    for case in wanted:
+        batch = filling.get(case.app)
+        if batch is None or len(batch) == BATCH:
+            batch = filling[case.app] = []
+            made.append(batch)
+        batch.append(case)
+    return made
 
 
 # -- one incident: inside the namespace --------------------------------------------------------------------
@@ -298,7 +312,7 @@ class Worker:
 
 
 class Harness:
-    """Hands the cases to the apps' labs, two of them at a time, and keeps what comes back."""
+    """Hands the cases to the apps' labs, some of them at a time, and keeps what comes back."""
 
     def __init__(self, seed: int, until: float) -> None:
         self.seed, self.until = seed, until
@@ -314,29 +328,28 @@ class Harness:
         ).stdout.strip()
 
     def run(self, wanted: list[Case], jobs: int) -> None:
-        """All the cases, each app's in their order; what the time does not allow is in `not_run`."""
-        queues = [[case for case in wanted if case.app == app] for app in PACKAGES]
-        waiting = iter([queue for queue in queues if queue])
-        threads = [threading.Thread(target=self._apps, args=(waiting,)) for _ in range(jobs)]
+        """All the cases, in batches of one app each; what the time does not allow is in `not_run`."""
+        waiting = iter(batches(wanted))
+        threads = [threading.Thread(target=self._batches, args=(waiting,)) for _ in range(jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _apps(self, waiting: Iterator[list[Case]]) -> None:
+    def _batches(self, waiting: Iterator[list[Case]]) -> None:
         while True:
             with self._lock:
-                queue = next(waiting, None)
-            if queue is None:
+                batch = next(waiting, None)
+            if batch is None:
                 return
-            self._app(queue)
+            self._batch(batch)
 
-    def _app(self, queue: list[Case]) -> None:
+    def _batch(self, batch: list[Case]) -> None:
         worker = None
         try:
-            for place, case in enumerate(queue):
+            for place, case in enumerate(batch):
                 if self.interrupted or time.monotonic() > self.until:
-                    self.not_run += queue[place:]
+                    self.not_run += batch[place:]
                     return
                 worker = worker or Worker(case.app)
                 answer = worker.run(case)
@@ -346,7 +359,7 @@ class Harness:
                     worker = None
         except LabError as error:
             self.errors.append(str(error))
-            self.not_run += queue[place:]
+            self.not_run += batch[place:]
         finally:
             if worker:
                 worker.end()
@@ -483,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--app", action="append", default=[], help=", ".join(PACKAGES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
-    parser.add_argument("--jobs", type=int, default=2, help="labs at a time (2)")
+    parser.add_argument("--jobs", type=int, default=4, help="labs at a time (4)")
     parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--sample", type=float, metavar="SECONDS")
     parser.add_argument("--record", action="store_true")
@@ -522,7 +535,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not run, {len(harness.not_run)}: {', '.join(sorted(map(str, harness.not_run)))}")
     for error in harness.errors:
         print(f"not made: {error}")
-    if not given.only and not given.app and harness.rows:
+    if not (given.only or given.app or given.sample) and harness.rows:
         keep(harness)
     if given.record:
         record(harness)
