@@ -59,7 +59,7 @@ molecule: .venv/test ## real systemd hosts
 rollouts: .venv/test ## real systemd hosts under traffic: rollouts that work, break, are refused, are interrupted
 	@$(BIN)/python scripts/molecule rollout
 
-faults: .venv/test ## one round of faults, as many as fit into SAMPLE seconds (600); needs root
+faults: .venv/test ## a round of faults in our app; in foreign ones as many as fit into SAMPLE s (600); needs root
 	@$(BIN)/python scripts/incidents --sample $(or $(SAMPLE),600)
 
 idle: .venv/test ## idle for MINUTES (31) on a path that forgets after CUT s (240), then 100 logins; needs root
