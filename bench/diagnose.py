@@ -138,17 +138,12 @@ def main(sizes: list[int]) -> None:
         place = Path(directory)
         # A pool of four: it is as exhausted as one of twenty, and sooner.
         server = {"max_connections": 300, "log_connections": "on"}
-        fleet = Fleet(place / "fleet", min(max(sizes), MOST_APPS), server, POSTGRES_POOL_MAX_CONNECTIONS=4)
-        print(
-            f"{min(max(sizes), MOST_APPS)} apps and their PostgreSQL; then they lose every slot", flush=True
-        )
-        fleet.up()
-        try:
+        apps = min(max(sizes), MOST_APPS)
+        print(f"{apps} apps and their PostgreSQL; then they lose every slot", flush=True)
+        with Fleet(place / "fleet", apps, server, POSTGRES_POOL_MAX_CONNECTIONS=4) as fleet:
             fleet.lose_slots()
             bench = Bench(fleet, place)
             results = {f"hosts_{size}": bench.compare(size, ROUNDS.get(size, 3)) for size in sizes}
-        finally:
-            fleet.down()
     RESULTS.parent.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     measured = {size: {**result, "machine": told} for size, result in results.items()}

@@ -221,22 +221,19 @@ def work(app: str, home: Path) -> int:
     hosts.write_text("127.0.0.1 localhost\n")
     subprocess.run(["hostname", "web-1"], check=True, timeout=10)
     subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True, timeout=10)
-    lab = Lab(home / "lab", app)
     try:
-        lab.up()
-        print(json.dumps({"up": True}), flush=True)
-        for line in sys.stdin:
-            turn, faults, name = json.loads(line)
-            try:
-                row, text = incident(lab, Case(turn, tuple(faults), name), home)
-                answer: Row = {"row": row, "evidence": text}
-            except (LabError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            print(json.dumps(answer), flush=True)
+        with Lab(home / "lab", app) as lab:
+            print(json.dumps({"up": True}), flush=True)
+            for line in sys.stdin:
+                turn, faults, name = json.loads(line)
+                try:
+                    row, text = incident(lab, Case(turn, tuple(faults), name), home)
+                    answer: Row = {"row": row, "evidence": text}
+                except (LabError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+                    answer = {"error": f"{type(error).__name__}: {error}"}
+                print(json.dumps(answer), flush=True)
     except (LabError, RuntimeError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
-    finally:
-        lab.down()
     return 0
 
 

@@ -12,12 +12,8 @@ from tests.lab.lab import Lab
 @pytest.fixture(scope="session")
 def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One lab for the whole test run, in whatever state the last test left it."""
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    lab.up()
-    try:
+    with Lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 @pytest.fixture

@@ -81,8 +81,7 @@ def inside(minutes: float, cut: float, place: Path, settings: dict[str, str]) ->
     labs = {"reference": Lab(place / "r", "reference", **settings), "guide": Lab(place / "g", "guide")}
     with ExitStack() as stack:
         for lab in labs.values():
-            stack.callback(lab.down)
-            lab.up()
+            stack.enter_context(lab)
             drop_forgotten(lab.server.port)
         for lab in labs.values():
             lab.logins(WARM)

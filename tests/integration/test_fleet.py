@@ -27,17 +27,9 @@ NEVER = ("-e", "diagnose_restart=never")
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A pool of four is as exhausted as one of twenty, and sooner."""
-    made = Fleet(
-        tmp_path_factory.mktemp("fleet"),
-        len(HOSTS),
-        {"log_connections": "on"},
-        POSTGRES_POOL_MAX_CONNECTIONS=4,
-    )
-    made.up()
-    try:
+    place, server = tmp_path_factory.mktemp("fleet"), {"log_connections": "on"}
+    with Fleet(place, len(HOSTS), server, POSTGRES_POOL_MAX_CONNECTIONS=4) as made:
         yield made
-    finally:
-        made.down()
 
 
 @pytest.fixture

@@ -40,12 +40,8 @@ needs_pgbouncer = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """SQLAlchemy's pool under `gunicorn --preload`, settings in the environment alone, a log without access lines."""
-    lab = Lab(tmp_path_factory.mktemp("lab"), "sqlalchemy")
-    lab.up()
-    try:
+    with Lab(tmp_path_factory.mktemp("lab"), "sqlalchemy") as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 @pytest.fixture

@@ -28,12 +28,8 @@ SHORT = 0.2  # minutes: long enough for two looks
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The reference application with two processes, each with the shipped pool and a status socket."""
-    lab = Lab(tmp_path_factory.mktemp("reference"), "reference")
-    lab.up()
-    try:
+    with Lab(tmp_path_factory.mktemp("reference"), "reference") as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 def statuses(lab: Lab) -> dict[int, dict[str, Any]]:

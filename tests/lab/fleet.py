@@ -73,6 +73,13 @@ class Fleet:
         self._homes = [home / f"web-{number}" for number in range(2, size + 1)]
         self._server = server or {}
 
+    def __enter__(self) -> Fleet:
+        self.up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
     def up(self) -> None:
         """Start everything; on failure nothing is left behind."""
         self.first.up()

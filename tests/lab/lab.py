@@ -86,6 +86,13 @@ class Lab:
         """Whether this lab is up, or partly so."""
         return self._state.exists()
 
+    def __enter__(self) -> Lab:
+        self.up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
     # -- commands ------------------------------------------------------------------------------------
 
     def up(self) -> str:
