@@ -34,7 +34,7 @@ help: ## list the targets
 demo: .venv/demo ## break an app and heal it (FAULT=slot_leak, postgres_down, app_down, sessions_terminated, healthy)
 	@$(BIN)/python scripts/demo $(FAULT)
 
-test: lint unit integration molecule ## everything; needs root or a container engine for real hosts
+test: images lint unit integration molecule ## everything; needs root or podman for real hosts
 
 test-fast: lint unit integration ## everything but the real hosts
 
@@ -50,8 +50,11 @@ unit: .venv/test ## pure tests
 
 # What fails beside everything else is run once more, alone, and both results are printed.
 integration: .venv/test ## real PostgreSQL, real app, real faults
-	@$(BIN)/pytest -q tests/integration || { echo "== what failed, once more, alone"; \
+	@$(BIN)/pytest -q tests/integration || { [ $$? = 1 ] && echo "== what failed, once more, alone" && \
 	  CI= $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/integration; }
+
+images: ## what real hosts are made of; says what is missing before anything else is tried
+	@scripts/test-hosts || { echo "make: without real hosts: make test-fast" >&2; exit 1; }
 
 molecule: .venv/test ## real systemd hosts
 	@$(BIN)/python scripts/molecule hosts default incident
@@ -82,4 +85,4 @@ docs: .venv/demo ## write docs/causes.md from the table of causes
 clean: ## remove what was installed and made here
 	@rm -rf .venv .cache .lab build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo test test-fast lint unit integration molecule faults incidents docs clean rollouts interruptions idle bench
+.PHONY: help demo test test-fast lint unit integration images molecule faults incidents docs clean rollouts interruptions idle bench

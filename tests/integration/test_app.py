@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -211,8 +212,7 @@ def test_each_worker_has_a_pool_a_monitor_and_a_status_socket(app: App, database
     statuses = app.await_workers(2)
     assert {each["pid"] for each in statuses} == app.children()
     for each in statuses:
-        assert each["application_name"].startswith("app@")
-        assert each["application_name"].endswith(f":{each['pid']}")
+        assert each["application_name"] == f"app@{socket.gethostname().partition('.')[0][:24]}:{each['pid']}"
         assert each["monitor"]["alive"]
         assert each["loop"]["heartbeat_age"] < 5
 
@@ -336,6 +336,17 @@ def test_more_requests_than_threads_all_have_an_answer_in_time(database: Databas
         until(lambda: sum(each.done() for each in answers) == 58, 20)
         assert time.monotonic() - began < 7  # those that waited for a thread, too
         assert {each.result().status for each in answers if each.done()} == {503}
+
+
+def test_more_logins_than_processors_are_503_with_retry_after(database: Database, serve: Serve) -> None:
+    app = serve(database, APP_WORKERS=1, POSTGRES_POOL_CONNECTION_TIMEOUT=0.2).await_ready()
+    with ThreadPoolExecutor(60) as threads:
+        answers = [each.result(30) for each in [threads.submit(app.login) for _ in range(120)]]
+    assert {each.status for each in answers} <= {200, 503}
+    busy = [each for each in answers if each.body == {"detail": "the service is busy: try again"}]
+    assert busy
+    assert {each.headers["Retry-After"] for each in busy} == {"5"}
+    assert app.login().status == 200
 
 
 def test_a_database_that_refuses_is_503_and_granting_again_cures_it(app: App, database: Database) -> None:

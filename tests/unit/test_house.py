@@ -450,6 +450,50 @@ def test_a_schema_takes_no_time_that_is_none(moment: str) -> None:
     assert not Draft202012Validator(schema("host-evidence")).is_valid(host)
 
 
+# -- documents that name what stands elsewhere -------------------------------------------------------------
+
+
+def test_every_defect_of_the_guide_names_its_test() -> None:
+    page = (ROOT / "docs" / "guide-defects.md").read_text()
+    rows = re.findall(r"^\| (\d+) \|.*\| `([\w/.]+)::(\w+)` \|$", page, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 32))
+    for number, file, name in rows:
+        found = re.findall(r"^def (test_\w+)\(", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+        assert name in found, f"row {number}: no {name} in tests/{file}"
+
+
+class Inventory(yaml.SafeLoader):
+    """YAML with Ansible's tag for a secret."""
+
+
+Inventory.add_constructor("!vault", lambda *_: "secret")
+
+
+def halves() -> list[Any]:
+    """What inventory.example says for a diagnosis, and for playbooks/site.yml; each with its comments opened."""
+    first, second = re.split(
+        r"^# For playbooks/site.*$", (ROOT / "inventory.example").read_text(), flags=re.M
+    )
+    opened = re.sub(r"^( *)# ((?:diagnose_\w+: |  \$ANSIBLE|  …).*)$", r"\1\2", first, flags=re.M)
+    return [yaml.load(text, Inventory) for text in (opened, re.sub(r"^# ?", "", second, flags=re.M))]
+
+
+def test_the_example_of_an_inventory_is_one() -> None:
+    options = {name: option for role in ROLES for name, option in options_of(role).items()}
+    for half in halves():
+        assert {"app", "postgres"} <= set(half)
+        names = {
+            name
+            for group in half.values()
+            for variables in [group.get("vars") or {}, *(group.get("hosts") or {}).values()]
+            for name in variables
+            if not name.startswith("ansible_")
+        }
+        assert names <= set(options), names - set(options)
+    required = {name for name, option in options.items() if option.get("required")}
+    assert {name for name in required if name.startswith("postgres_")} <= names
+
+
 def test_the_page_of_the_causes_says_what_the_table_says() -> None:
     """`make docs` writes it."""
     assert (ROOT / "docs" / "causes.md").read_text() == causes_page()

@@ -125,12 +125,13 @@ PASSES = "def test_passes(): pass\n"
         (
             f"import pytest\n{PASSES}@pytest.mark.skip(reason='no time')\ndef test_is_left_out(): pass\n",
             [],
-            1,
+            9,
         ),
-        (f"{PASSES}def test_is_left_out():\n    import pytest\n    pytest.skip('no time')\n", [], 1),
-        (f"{PASSES}def test_is_left_out(): pass\n", ["-k", "passes"], 1),
+        (f"{PASSES}def test_is_left_out():\n    import pytest\n    pytest.skip('no time')\n", [], 9),
+        (f"{PASSES}def test_is_left_out(): pass\n", ["-k", "passes"], 9),
+        (f"import pytest\n@pytest.mark.skip\n{PASSES}def test_fails(): assert 0\n", [], 9),
     ],
-    ids=["all run", "marked", "skips itself", "deselected"],
+    ids=["all run", "marked", "skips itself", "deselected", "beside a failure"],
 )
 def test_what_was_left_out_fails_in_ci(tmp_path: Path, text: str, arguments: list[str], status: int) -> None:
     (tmp_path / "test_one.py").write_text(text)
@@ -147,7 +148,7 @@ def test_what_was_left_out_fails_in_ci(tmp_path: Path, text: str, arguments: lis
         *arguments,
     ]
     environ = {name: value for name, value in os.environ.items() if name != "CI"}
-    for more, wanted in (({}, 0), ({"CI": "true"}, status)):
+    for more, wanted in (({}, int("assert 0" in text)), ({"CI": "true"}, status)):
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -158,7 +159,7 @@ def test_what_was_left_out_fails_in_ci(tmp_path: Path, text: str, arguments: lis
             check=False,
         )
         assert done.returncode == wanted, done.stdout + done.stderr
-        assert ("in CI no test may be" in done.stdout) == bool(wanted)
+        assert ("in CI no test may be" in done.stdout) == (wanted == 9)
 
 
 # -- the watch ---------------------------------------------------------------------------------------------

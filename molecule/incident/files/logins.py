@@ -1,20 +1,23 @@
-"""Logins of an unknown user: 401 says that the lookup reached the database. Arguments: a host, and optionally a role.
+"""Logins. Arguments: a host, and optionally a role.
 
-A hundred logins, ten at a time, which must all be 401. With a role its sessions on this machine's server are ended
-and somebody logs in, again and again, until logins answer 500 and stay so.
+A hundred logins of the user in /root/login.json, ten at a time, which must all work. With a role its sessions on this
+machine's server are ended and an unknown user logs in, again and again, until logins answer 500 and stay so.
 """
 
 import collections
 import concurrent.futures
 import json
+import pathlib
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 
+NOBODY = {"username": "nobody", "password": "wrong"}
 
-def login(host: str) -> int:
-    body = json.dumps({"username": "nobody", "password": "wrong"}).encode()
+
+def login(host: str, user: dict[str, str] = NOBODY) -> int:
+    body = json.dumps(user).encode()
     kind = {"Content-Type": "application/json"}
     try:
         request = urllib.request.Request(f"http://{host}:8000/api/auth/login", body, kind)
@@ -25,10 +28,11 @@ def login(host: str) -> int:
 
 
 def hundred(host: str) -> None:
+    user = json.loads(pathlib.Path("/root/login.json").read_text())
     with concurrent.futures.ThreadPoolExecutor(10) as workers:
-        counts = collections.Counter(workers.map(login, [host] * 100))
+        counts = collections.Counter(workers.map(login, [host] * 100, [user] * 100))
     print(dict(counts))
-    sys.exit(counts != {401: 100})
+    sys.exit(counts != {200: 100})
 
 
 def exhaust(host: str, role: str) -> None:
