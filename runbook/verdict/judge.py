@@ -97,7 +97,7 @@ def judge(host: Any, database: Any = None) -> Verdict:
     if found.gives_way and found.gives_way.value is None:
         unsettled, open_above = [*unsettled, found], [*open_above, found]
     cause = found.cause
-    helps, why_action = cause.restart(facts), ""
+    helps, why_action = cause.restart.helps(facts), ""
     if helps and facts.login_fails is False:
         helps, why_action = False, "the login works"  # nobody is locked out now
     why_action = why_action or why_of(cause, helps)
@@ -130,7 +130,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         for one in still_open
         if one.cause.id != "healthy" and (one.cause.ends_logins or not facts.login_fails)
     ]
-    helps = {one.cause.restart(facts) for one in fits}
+    helps = {one.cause.restart.helps(facts) for one in fits}
     actions = {one.cause.action for one in fits}
     agreed = helps.pop() if len(helps) == 1 else None
     if facts.login_fails is False:
@@ -165,7 +165,9 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
         next=[
-            wrong or "give this run the rights or names that the unread views need, and run it again",
+            wrong
+            or _later(facts)
+            or "give this run the rights or names that the unread views need, and run it again",
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",
         ],
@@ -240,7 +242,7 @@ def _title(cause: Cause, facts: Facts) -> str:
 def _holds(cause: Cause, facts: Facts) -> Optional[float]:
     """How long until it is back: from the start of the process to the first failure, or to the last connection
     that was taken and kept; where neither is known, until now."""
-    if not cause.comes_back or facts.age is None or facts.started is None:
+    if not cause.restart.comes_back or facts.age is None or facts.started is None:
         return None
     known = [facts.age]
     first = seconds_of((facts.trouble or {}).get("first"))
