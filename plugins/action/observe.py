@@ -6,9 +6,7 @@ import time
 from typing import Any, Optional
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.observation import (
     headline,
@@ -20,8 +18,9 @@ from ..module_utils.runbook.report.observation import (
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
+from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.judged import every
-from ..plugin_utils.run import FEW, Run, who
+from ..plugin_utils.run import FEW, Run
 
 MODULE = "pool.runbook.observe"
 EVIDENCE = "pool.runbook.evidence"
@@ -35,32 +34,26 @@ MOST_SCREENS = 5
 Document = dict[str, Any]
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """One step of it for each task: plan, begin, look, wait, end, report; the first and the last two run once."""
 
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[Document] = None) -> Document:
+    def answer(self, variables: Document) -> Document:
         """What a later step needs is a note of the run."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, step = Run.of(variables), self._task.args["step"]
-        result["changed"] = False
         if step == "plan":
             self._plan(run, variables)
         elif step == "report":
-            result.update(self._report(run))
+            return self._report(run)
         elif not self._task.check_mode:
             plan = run.load(PLAN) or {"hosts": {}, "labels": [], "looks": 0}
             work = {"begin": self._begin, "look": self._look, "wait": self._wait, "end": self._end}[step]
             try:
-                result["changed"] = bool(work(run, plan, variables))
+                return {"changed": bool(work(run, plan, variables))}
             except (AnsibleActionFail, AnsibleConnectionFailure) as error:
-                run.note(
-                    f"observations/{file_name(variables['inventory_hostname'])}.failed", {"why": str(error)}
-                )
+                host = file_name(variables["inventory_hostname"])
+                run.note(f"observations/{host}.failed", {"why": str(error)})
                 raise
-        return result
+        return {}
 
     # -- once, before anything is switched -------------------------------------------------------------------
 
@@ -134,7 +127,7 @@ class ActionModule(ActionBase):
         for host in variables["groups"]["app"]:
             if hostvars[host].get("diagnose_database", "main") != label:
                 continue
-            evidence = run.load(f"evidence/{file_name(host)}.json")
+            evidence = run.evidence_of(host)
             if evidence is None:
                 raise AnsibleActionFail(
                     f"diagnose_observe_maximum: {host} was not read, so how many connections its pools may still"
@@ -154,18 +147,13 @@ class ActionModule(ActionBase):
     # -- on the hosts ----------------------------------------------------------------------------------------
 
     def _module(self, variables: Document, name: str, **more: Any) -> Document:
-        arguments = {
-            key: value
-            for key, value in self._task.args["target"].items()
-            if value not in (None, "", []) and key != "database"
-        }
-        answer = self._execute_module(
-            module_name=name, module_args={**arguments, **more}, task_vars=variables
-        )
+        arguments = {**given(self._task.args["target"]), **more}
+        if name == MODULE:
+            arguments.pop("database", None)
+        answer = self._execute_module(module_name=name, module_args=arguments, task_vars=variables)
         found = answer.get("observed") or answer.get("evidence")
         if not isinstance(found, dict):
-            words = answer.get("module_stderr") or answer.get("msg") or answer.get("exception") or "no answer"
-            raise AnsibleActionFail(str(words).strip().splitlines()[-1][:300])
+            raise AnsibleActionFail(no_answer(answer))
         return found
 
     def _begin(self, run: Run, plan: Document, variables: Document) -> bool:
@@ -201,17 +189,12 @@ class ActionModule(ActionBase):
             return
         for label in plan["labels"]:
             if (run.database_of(label) or {}).get("collected_from") == host:
-                wanted = {
-                    k: v for k, v in self._task.args["target"]["database"].items() if v not in (None, "")
-                }
-                told = self._module(
-                    variables, EVIDENCE, run_id=run.id, host=host, read_host=False, database=wanted
-                )
-                run.note(
-                    f"observations/looks/database-{file_name(label)}-{number}.json", told["database"] or {}
-                )
+                wanted = {"run_id": run.id, "host": host, "read_host": False}
+                wanted["database"] = given(self._task.args["target"]["database"])
+                told = self._module(variables, EVIDENCE, **wanted)["database"] or {}
+                run.note(f"observations/looks/database-{file_name(label)}-{number}.json", told)
         if host in plan["hosts"]:
-            evidence = run.load(f"evidence/{file_name(host)}.json")
+            evidence = run.evidence_of(host)
             peers = mapping(Facts(evidence).sockets).get("peers") or []
             told = self._module(variables, MODULE, step="look", peers=peers)
             run.note(f"observations/looks/{file_name(host)}-{number}.json", told)
@@ -234,13 +217,8 @@ class ActionModule(ActionBase):
         document = observation(wanted, begun, self._looks(run, host, plan["looks"]), ended)
         name = f"observations/{file_name(host)}.json"
         run.write(name, document)
-        run.append(
-            "audit.log",
-            {
-                **{"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "host": host},
-                **{"action": "observe", "result": document["outcome"], "why": headline(document)},
-            },
-        )
+        told = {"action": "observe", "result": document["outcome"], "why": headline(document)}
+        run.append("audit.log", {"host": host, **told})
         if len(plan["hosts"]) <= MOST_SCREENS:
             run.display.display("\n" + observation_screen(document, f"{run.shown}/{name}"))
         else:
@@ -248,7 +226,7 @@ class ActionModule(ActionBase):
 
     def _looks(self, run: Run, host: str, most: int) -> list[Document]:
         """Every look at the host, with the app's sessions on the server at the same moment."""
-        evidence, label = run.load(f"evidence/{file_name(host)}.json"), run.hosts()[host]
+        evidence, label = run.evidence_of(host), run.hosts()[host]
         looks = []
         for number in range(1, most + 1):
             look = run.load(f"observations/looks/{file_name(host)}-{number}.json")
@@ -271,10 +249,10 @@ class ActionModule(ActionBase):
         hosts, bad = run.hosts(), []
         for host in hosts:
             document = run.load(f"observations/{file_name(host)}.json")
-            missed = run.load(f"observations/{file_name(host)}.failed")
-            missed = missed or run.load(f"evidence/{file_name(host)}.missed")
-            if document is None and (missed or not self._task.check_mode):
-                bad.append(f"{host} {(missed or {}).get('why', 'gave no observation')}")
+            failed = run.load(f"observations/{file_name(host)}.failed")
+            why = failed["why"] if failed else run.missed(host)
+            if document is None and (why or not self._task.check_mode):
+                bad.append(f"{host} {why or 'gave no observation'}")
             elif document and document["wrong"]:
                 bad.append(f"{host} {'; '.join(document['wrong'])}")
         if not hosts:

@@ -11,8 +11,8 @@ from typing import Any, Optional
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.plugins.action import ActionBase
 
+from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
 
 URL = re.compile(r"https?://(?:[^/:@]+|\[[0-9a-fA-F:.]+\])(?::(?:[1-9]\d{0,4}))?/.*")
@@ -128,18 +128,13 @@ def connection_budget(apps: dict[str, dict[str, Any]], server: dict[str, Any]) -
     )
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller, once, whatever hosts the inventory has."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """With ``reports`` a run is begun there; with ``budget`` both roles have what they need, and the pools
         fit the server; with ``any_host`` no host need be in group app."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
-        groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
+        groups, hostvars = variables["groups"], variables["hostvars"]
         apps, servers = groups.get("app", []), groups.get("postgres", [])
         if self._task.args.get("any_host"):
             apps = sorted(set(groups.get("all", [])) - set(servers))
@@ -166,18 +161,16 @@ class ActionModule(ActionBase):
                 )
         if self._task.args.get("budget"):
             self._check_provision(apps, servers, hostvars)
-        result["changed"] = False
-        if self._task.args.get("reports"):
-            meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
-            wrong = wrong_values(
-                {host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")
-            )
-            if wrong:
-                raise AnsibleActionFail("; ".join(wrong))
-            run = Run.create(self._task.args["reports"])
-            run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
-            result["ansible_facts"] = run.facts()
-        return result
+        reports = self._task.args.get("reports")
+        if not reports:
+            return {}
+        meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
+        wrong = wrong_values({host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main"))
+        if wrong:
+            raise AnsibleActionFail("; ".join(wrong))
+        run = Run.create(reports)
+        run.say("", f"run {run.id}, reports go to {reports}/latest")
+        return {"ansible_facts": run.facts()}
 
     @staticmethod
     def _check_provision(apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]) -> None:

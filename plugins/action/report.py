@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
@@ -14,22 +12,19 @@ from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
+from ..plugin_utils.action import OnController
 from ..plugin_utils.judged import Judged, every
 from ..plugin_utils.run import Run, coloured
 
 MOST_SCREENS = 5
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller, once, as the last task."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Fails unless every host that was asked gave a report of ``healthy`` or ``restored``."""
-        result = super().run(tmp, task_vars)
-        run = Run.of(task_vars or {})
+        run = Run.of(variables)
         reports, missing, misnamed = [], {}, []
         for host, seen in every(run):
             if seen:
@@ -37,9 +32,7 @@ class ActionModule(ActionBase):
                 wrong = unknown_service(seen.host)
                 misnamed += [f"{host}: {wrong}"] if wrong else []
             else:
-                missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
-                    "why", "it gave no evidence"
-                )
+                missing[host] = run.missed(host) or "it gave no evidence"
         connections = len(list((run.path / "databases").glob("*.json")))
         document = fleet(run.id, reports, sorted(missing), connections)
         run.write("fleet.json", document)
@@ -55,17 +48,11 @@ class ActionModule(ActionBase):
         asked = {file_name(host) for host in run.hosts()}
         lost = sorted({path.stem for path in (run.path / "evidence").glob("*.missed")} - asked)
         bad += [f"{host} (database) not read" for host in lost]
-        result.update(changed=False, run=str(run.path), outcomes={r["host"]: r["outcome"] for r in reports})
+        msg = f"{len(bad)} of {len(reports) + len(missing) + len(lost)}: {'; '.join(bad)}" if bad else ""
         if not reports and not missing:
-            result.update(
-                failed=True,
-                msg="no host of group app was part of this run, so nothing was diagnosed (see --limit)",
-            )
-        elif bad:
-            result.update(
-                failed=True, msg=f"{len(bad)} of {len(reports) + len(missing) + len(lost)}: {'; '.join(bad)}"
-            )
-        return result
+            msg = "no host of group app was part of this run, so nothing was diagnosed (see --limit)"
+        outcomes = {r["host"]: r["outcome"] for r in reports}
+        return {"run": str(run.path), "outcomes": outcomes, **({"failed": True, "msg": msg} if msg else {})}
 
     @staticmethod
     def _report(run: Run, host: str, seen: Judged) -> dict[str, Any]:
@@ -119,5 +106,4 @@ class ActionModule(ActionBase):
             )
         if len(reports) + len(missing) == 1:
             for host, why in missing.items():
-                reason = why.removeprefix("not reached: ")
-                run.display.display(f"{host}   NOT REACHED   {reason}; nothing is known about it\n")
+                run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")

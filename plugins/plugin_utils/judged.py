@@ -21,7 +21,7 @@ class Judged(NamedTuple):
 
 def judged(run: Run, host: str) -> Optional[Judged]:
     """The verdict over one host; None when it gave no evidence. Cheap and pure, so it is never kept."""
-    evidence = run.load(f"evidence/{file_name(host)}.json")
+    evidence = run.evidence_of(host)
     if evidence is None:
         return None
     label = (run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main")
@@ -38,7 +38,7 @@ def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
     for host, label in run.hosts().items():
         if label not in databases:
             databases[label] = run.database_of(label)
-        evidence = run.load(f"evidence/{file_name(host)}.json")
+        evidence = run.evidence_of(host)
         yield host, None if evidence is None else _judged(evidence, databases[label])
 
 

@@ -175,7 +175,7 @@ def fleet_screen(
     ]
     why: dict[str, list[str]] = {}
     for host in lost:
-        reason = (missing or {}).get(host, "it gave no evidence").removeprefix("not reached: ")
+        reason = (missing or {}).get(host, "it gave no evidence")
         why.setdefault(reason, []).append(host)
     rows += [
         (f"{len(hosts):>3}  NOT REACHED", f"{' '.join(spans(hosts))}   {words}; nothing is known about it")
