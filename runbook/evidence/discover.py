@@ -14,7 +14,7 @@ from typing import Any, Optional
 from ..common.masking import Masker
 from ..leaks.search import IGNORED
 from . import proc, process, settings
-from .log import BLOCK_BYTES, log_of, tail
+from .log import BLOCK_BYTES, log_of
 from .new_connection import resolve
 from .wire import WireError
 
@@ -41,7 +41,7 @@ def discover(port: Optional[int]) -> list[dict[str, Any]]:
     access log has them), ``login_routes`` (as the source has them), ``unread`` (in words).
     """
     found = []
-    for at, holders in sorted(_listeners(port).items()):
+    for at, holders in sorted(proc.listeners(port).items()):
         if not holders:
             if port is not None:
                 found.append(_nobody(at))
@@ -54,20 +54,6 @@ def discover(port: Optional[int]) -> list[dict[str, Any]]:
     return found
 
 
-def _listeners(port: Optional[int]) -> dict[int, list[int]]:
-    """port → pids that hold a listening socket on it; none where they may not be read."""
-    inodes: dict[int, int] = {}
-    for inode, row in proc.tcp_table(os.getpid()).items():
-        if row["state"] == "LISTEN":
-            inodes[inode] = int(row["local"].rpartition(":")[2])
-    ports: dict[int, list[int]] = {at: [] for at in inodes.values() if port in (None, at)}
-    for pid in proc.pids():
-        for at in {inodes[i] for i in (proc.socket_fds(pid) or {}).values() if i in inodes}:
-            if at in ports:
-                ports[at].append(pid)
-    return ports
-
-
 def _nobody(port: int) -> dict[str, Any]:
     words = f"whose process listens on port {port}: that needs root, or the app's own user"
     lists = ("peers", "login_paths", "login_routes")
@@ -78,7 +64,7 @@ def _nobody(port: int) -> dict[str, Any]:
 
 def _describe(port: int, oldest: int, members: list[int]) -> dict[str, Any]:
     told = proc.describe(oldest, 0.0) or {}
-    group = (proc.read(proc.PROC / str(oldest) / "cgroup") or b"").decode("utf-8", "replace")
+    group = proc.read_text(proc.PROC / str(oldest) / "cgroup")
     units = [name for name in _UNIT.findall(group) if not name.startswith("user@")]
     service = units[-1] if units else None
     unit = process.systemd_unit(service) if service else {}
@@ -165,12 +151,7 @@ def _pid_file(pid: int, directory: Optional[str]) -> Optional[str]:
 
 def _login_paths(log: Optional[str]) -> list[str]:
     """Where people logged in, as the end of the access log has it; the most frequent first."""
-    if not log:
-        return []
-    try:
-        text, _ = tail(Path(log), Path(log).stat().st_size, BLOCK_BYTES)
-    except OSError:
-        return []
+    text = proc.end_of(Path(log), BLOCK_BYTES) if log else ""
     paths = [path for path in _LOGGED.findall(text) if not _LOGOUT.search(path)]
     return sorted(dict.fromkeys(paths), key=lambda path: (-paths.count(path), path))[:5]
 
@@ -183,7 +164,7 @@ def _login_routes(directory: Optional[str]) -> list[str]:
         names[:] = sorted(name for name in names if not name.startswith(".") and name not in IGNORED)
         for name in sorted(files):
             if name.endswith(".py") and left > 0:
-                text = (proc.read(Path(at, name), left) or b"").decode("utf-8", "replace")
+                text = proc.read_text(Path(at, name), left)
                 left -= len(text)
                 found += [route for route in _ROUTE.findall(text) if not _LOGOUT.search(route)]
     return list(dict.fromkeys(found))[:5]

@@ -197,12 +197,6 @@ class Follower:
         return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
 
 
-def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
-    """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
-    start = max(0, size - most)
-    return _whole_lines(_slice(path, start, size), start), start == 0
-
-
 def read_back(path: Path, size: int, since: float, mark: int) -> tuple[bytes, bool]:
     """(the end of a file, whether its lines have times), read in blocks from byte ``size`` back.
 

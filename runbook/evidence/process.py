@@ -82,9 +82,8 @@ def systemd_unit(name: Optional[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
-        found[key] = (
-            f"{found[key]}\n{value}" if key in found else value
-        )  # EnvironmentFiles has a line for each
+        # EnvironmentFiles has a line for each.
+        found[key] = f"{found[key]}\n{value}" if key in found else value
     return found
 
 
@@ -96,15 +95,8 @@ def listeners_of(port: Optional[int]) -> tuple[list[int], Optional[bool]]:
     """
     if port is None:
         return [], None
-    inodes = {
-        inode
-        for inode, row in proc.tcp_table(os.getpid()).items()
-        if row["state"] == "LISTEN" and row["local"].endswith(f":{port}")
-    }
-    if not inodes:
-        return [], False
-    holders = [pid for pid in proc.pids() if inodes & set((proc.socket_fds(pid) or {}).values())]
-    return sorted(holders), True
+    found = proc.listeners(port)
+    return sorted(found.get(port, [])), port in found
 
 
 def service_pids(unit: dict[str, str], pid_file: Optional[str], listeners: Iterable[int]) -> list[int]:
@@ -218,7 +210,7 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
     The lock file names its holder; it counts only while that process lives, so nobody has to clean up
     after a run that was killed.
     """
-    held = _json((proc.read(directory / "lock") or b"").decode("utf-8", "replace"))
+    held = _json(proc.read_text(directory / "lock"))
     if not held or not isinstance(held.get("pid"), int):
         return None
     info = proc.stat(held["pid"])
@@ -229,12 +221,7 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
 
 def last_action(directory: Path, what: Optional[str] = None) -> Optional[dict[str, Any]]:
     """The newest line of this host's audit log; with ``what``, of those that acted on it."""
-    try:
-        with (directory / "audit.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
+    lines = proc.end_of(directory / "audit.log", 1 << 16).splitlines()
     told = (line for line in map(_json, reversed(lines)) if line)
     if what is None:
         return next(told, None)

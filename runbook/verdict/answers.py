@@ -32,6 +32,16 @@ def no(view: str, words: str) -> Answer:
     return Answer(False, words, view)
 
 
+def decided(holds: object, view: str, words: str) -> Answer:
+    """The condition holds if ``holds`` is true, and does not otherwise."""
+    return Answer(bool(holds), words, view)
+
+
+def opposite(answer: Answer) -> Answer:
+    """The condition that holds where this one does not; what is open stays open."""
+    return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
 def unread(facts: Facts, view: str, question: str) -> Answer:
     """The condition is open: ``question`` is what the view would have answered."""
     reason = facts.reason(view)

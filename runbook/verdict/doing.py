@@ -152,7 +152,7 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
     """Local end → inode of the connections to PostgreSQL on which a thread stood still through all these looks."""
     known = {
         whole(row.get("inode")): text(row.get("local"))
-        for sample in rows((facts.sockets or {}).get("samples"))
+        for sample in facts.samples
         for row in rows(sample.get("sockets"))
     }
     seen = [

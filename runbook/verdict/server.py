@@ -109,7 +109,7 @@ def _sessions_of(facts: Facts, row: dict[str, Any]) -> list[dict[str, Any]]:
     keys = ("role", "application_name", "database", "client_address")
     return [
         session
-        for session in rows(mapping(facts.activity).get("sessions"))
+        for session in facts.sessions
         if all(session.get(key) == row.get(key) for key in keys)
         and session.get("application_name") != OWN_NAME
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from .. import doing
-from ..answers import Answer, Condition, count, no, unread, yes
+from ..answers import Answer, Condition, count, decided, no, unread, yes
 from ..facts import IDLE_SECONDS, Facts, mapping, number, rows, text, whole
 from .log import another_exception
 
@@ -23,9 +23,7 @@ def peer_is_silent(facts: Facts) -> Answer:
     if missing:
         return missing
     found = facts.silent or 0
-    return (yes if found else no)(
-        "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent"
-    )
+    return decided(found, "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent")
 
 
 def flows_hang(facts: Facts) -> Answer:
@@ -46,7 +44,7 @@ def flows_hang(facts: Facts) -> Answer:
     ]
     active = sum(1 for session in facts.backends if session.get("state") == "active")
     words = f"{count(len(lost), 'request')} unanswered, {active} that the server works on"
-    return (yes if len(lost) > active else no)("sockets", words)
+    return decided(len(lost) > active, "sockets", words)
 
 
 def database_answers_elsewhere(facts: Facts) -> Answer:
@@ -78,8 +76,8 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         found = facts.words_with(sqlstate)
         if not found and facts.hidden_words:
             return _hidden(facts, sqlstate, meaning)
-        return (yes if found else no)(
-            "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
+        return decided(
+            found, "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
 
     said.__name__ = f"last_words_{sqlstate}"
@@ -106,7 +104,7 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
     if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
         told = facts.logged_now(name) or 0
         words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
-        return (yes if told else no)("log", words)
+        return decided(told, "log", words)
     if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
     if sqlstate == "57P02" and facts.crashed is False:
@@ -138,7 +136,7 @@ def dead_ones_matter(facts: Facts) -> Answer:
     if failures is None:
         return unread(facts, "log", "whether the dead connections were replaced")
     words = f"{count(failures, 'line')} about a lost connection during the probe, for {count(dead[0], 'dead connection')}"
-    return (yes if failures > dead[0] else no)("log", words)
+    return decided(failures > dead[0], "log", words)
 
 
 def _is_dead(row: dict[str, Any]) -> bool:
@@ -174,7 +172,7 @@ def cut_without_a_word(facts: Facts) -> Answer:
     words = (
         f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
     )
-    return (yes if idle else no)("sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
+    return decided(idle, "sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
 
 
 def dead_connections_held(facts: Facts) -> Answer:
@@ -183,7 +181,7 @@ def dead_connections_held(facts: Facts) -> Answer:
     if missing:
         return missing
     dead = sum(1 for row in facts.held or [] if row.get("state") != "ESTAB" or row.get("recv_q"))
-    return (yes if dead else no)("sockets", f"{count(dead, 'connection')} held that the other side ended")
+    return decided(dead, "sockets", f"{count(dead, 'connection')} held that the other side ended")
 
 
 def socket_shared_and_used(facts: Facts) -> Answer:
