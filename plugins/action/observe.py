@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, Optional
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
@@ -63,10 +64,11 @@ class ActionModule(Action):
         minutes = self._number("minutes", 0, LONGEST_MINUTES)
         if arguments.get("always"):
             minutes = minutes or MINUTES
-        hosts = {}
-        for host, seen in every(run) if minutes else ():
-            if seen and (arguments.get("always") or seen.verdict.confidence != "decided"):
-                hosts[host] = seen
+        hosts = {
+            host: seen
+            for host, seen in (every(run) if minutes else ())
+            if seen and (arguments.get("always") or seen.verdict.confidence != "decided")
+        }
         values: Document = {
             "monitor_interval": self._number("monitor_interval", 0.1, 86_400),  # its bounds in the pool
             "log_level": arguments["log_level"],
@@ -93,9 +95,8 @@ class ActionModule(Action):
             if pids:
                 run.say(host, f"{verb} for {duration(minutes * 60)}: {words} in pid {', '.join(pids)}")
             else:
-                run.say(
-                    host, "no process has a status socket: nothing to switch, it is looked at from outside"
-                )
+                words = "no process has a status socket: nothing to switch, it is looked at from outside"
+                run.say(host, words)
         run.note(PLAN, plan)
 
     def _number(self, name: str, low: float, high: float) -> float:
@@ -160,9 +161,8 @@ class ActionModule(Action):
         host = variables["inventory_hostname"]
         if host not in plan["hosts"]:
             return False
-        begun = self._module(
-            variables, MODULE, step="begin", values=plan["hosts"][host], seconds=plan["seconds"]
-        )
+        wanted = {"values": plan["hosts"][host], "seconds": plan["seconds"]}
+        begun = self._module(variables, MODULE, step="begin", **wanted)
         run.note(f"observations/{file_name(host)}.begun", {**begun, "ends": time.time() + plan["seconds"]})
         for row in begun["processes"]:
             if row["error"]:
@@ -234,10 +234,7 @@ class ActionModule(Action):
                 continue
             database = run.load(f"observations/looks/database-{file_name(label)}-{number}.json")
             backends = Facts(evidence, database).backends
-            states: dict[str, int] = {}
-            for session in backends or []:
-                name = str(session.get("state"))
-                states[name] = states.get(name, 0) + 1
+            states = Counter(str(session.get("state")) for session in backends or [])
             looks.append({**look, "sessions": None if backends is None else states})
         return looks
 
@@ -256,10 +253,8 @@ class ActionModule(Action):
             elif document and document["wrong"]:
                 bad.append(f"{host} {'; '.join(document['wrong'])}")
         if not hosts:
-            return {
-                "failed": True,
-                "msg": "no host of group app was part of this run, so nothing was observed",
-            }
+            words = "no host of group app was part of this run, so nothing was observed"
+            return {"failed": True, "msg": words}
         if bad:
             return {"failed": True, "msg": f"{len(bad)} of {len(hosts)}: {'; '.join(bad)}"}
         return {"run": str(run.path)}

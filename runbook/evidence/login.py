@@ -16,6 +16,7 @@ import ssl
 import string
 import threading
 import time
+from collections import Counter
 from typing import Any, Optional
 from urllib.parse import quote, urlsplit
 
@@ -60,14 +61,11 @@ class Probe:
         for thread in threads:
             thread.join(max(0.0, began + self.seconds + 0.5 - time.monotonic()))
         answers = [result or ("timeout", f"no answer within {self.seconds:.0f} s") for result in results]
-        by_status: dict[str, int] = {}
-        for status, _ in answers:
-            by_status[status] = by_status.get(status, 0) + 1
         failed = [detail for status, detail in answers if not self.passed(status)]
         return {
             "attempts": attempts,
             "failed": len(failed),
-            "by_status": by_status,
+            "by_status": dict(Counter(status for status, _ in answers)),
             "seconds": round(time.monotonic() - began, 3),
             "ok": not failed,
             "started_at": rfc3339(started),
