@@ -11,6 +11,7 @@ from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.run import Run
 
 MODULE = "pool.runbook.evidence"
+VIEWS = "login, new connection, pool, sockets, process, log, settings, source"
 
 
 class ActionModule(Action):
@@ -29,14 +30,9 @@ class ActionModule(Action):
         if not arguments.get("read_host") and "database" not in arguments:
             return {"skipped": True}
         if arguments.get("read_host"):
-            run.note(
-                f"evidence/{file_name(host)}.asked",
-                {"host": host, "label": variables.get("diagnose_database", "main")},
-            )
-            run.say(
-                host,
-                "reading login, new connection, pool, sockets, process, log, settings, source (at most 20 s)",
-            )
+            asked = {"host": host, "label": variables.get("diagnose_database", "main")}
+            run.note(f"evidence/{file_name(host)}.asked", asked)
+            run.say(host, f"reading {VIEWS} (at most 20 s)")
         try:
             answer = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
         except AnsibleConnectionFailure as error:
@@ -60,11 +56,8 @@ class ActionModule(Action):
                 read.append("database")
                 connection = evidence["database"]["views"]["connection"]["data"] or {}
                 error = connection.get("error") or {}
-                words = (
-                    "read: sessions, locks, limits"
-                    if connection.get("ok")
-                    else f"not readable: {error.get('text')}"
-                )
+                unreadable = f"not readable: {error.get('text')}"
+                words = "read: sessions, locks, limits" if connection.get("ok") else unreadable
                 run.say(host, f"database {label} {words}")
                 # It is there: it is the inventory that is wrong.
                 if str(error.get("sqlstate"))[:2] in ("28", "3D"):
@@ -101,10 +94,7 @@ class ActionModule(Action):
             first = login["rounds"][0]
             words = ", ".join(f"{status}: {times}" for status, times in sorted(first["by_status"].items()))
             run.say(host, f"login {words} (of {first['attempts']})")
-        good = [name.replace("_", " ") for name, view in views.items() if view["state"] == "ok"]
-        bad = [
-            f"{name.replace('_', ' ')} ({view['reason'][:60]})"
-            for name, view in views.items()
-            if view["state"] != "ok"
-        ]
+        told = [(name.replace("_", " "), view) for name, view in views.items()]
+        good = [name for name, view in told if view["state"] == "ok"]
+        bad = [f"{name} ({view['reason'][:60]})" for name, view in told if view["state"] != "ok"]
         run.say(host, f"read: {', '.join(good)}" + (f"; not read: {', '.join(bad)}" if bad else ""))

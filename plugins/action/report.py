@@ -38,12 +38,8 @@ class ActionModule(OnController):
         run.write("fleet.json", document)
         run.publish()
         self._show(run, reports, missing, document)
-        bad = [
-            f"{r['host']} {r['outcome']} ({r['cause']})"
-            for r in reports
-            if r["outcome"] not in ("healthy", "restored")
-        ]
-        bad += misnamed
+        sick = [r for r in reports if r["outcome"] not in ("healthy", "restored")]
+        bad = [f"{r['host']} {r['outcome']} ({r['cause']})" for r in sick] + misnamed
         bad += [f"{host} not reached" for host in missing]
         asked = {file_name(host) for host in run.hosts()}
         lost = sorted({path.stem for path in (run.path / "evidence").glob("*.missed")} - asked)
@@ -58,11 +54,7 @@ class ActionModule(OnController):
     def _report(run: Run, host: str, seen: Judged) -> dict[str, Any]:
         action = run.load(f"actions/{file_name(host)}.json")
         proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
-        told = (
-            [{key: action[key] for key in ("action", "result", "why", "before", "after", "seconds")}]
-            if action
-            else []
-        )
+        keys = ("action", "result", "why", "before", "after", "seconds")
         names = [f"evidence/{file_name(host)}.json"]
         if seen.database:
             names.append(f"databases/{file_name(seen.database['database'])}.json")
@@ -70,7 +62,7 @@ class ActionModule(OnController):
             seen.host,
             seen.database,
             seen.verdict,
-            actions=told,
+            actions=[{key: action[key] for key in keys}] if action else [],
             proof=proof or None,
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
@@ -101,9 +93,8 @@ class ActionModule(OnController):
             run.display.display(coloured(screen(report, saved), state(report)))
         if len(wanted) > len(shown):
             words = "like these" if len(shown) == len(alike) else "not all of them like these"
-            run.display.display(
-                f"{len(wanted) - len(shown)} more, {words}: runbook show {saved}/hosts/HOST.json\n"
-            )
+            more = f"{len(wanted) - len(shown)} more, {words}"
+            run.display.display(f"{more}: runbook show {saved}/hosts/HOST.json\n")
         if len(reports) + len(missing) == 1:
             for host, why in missing.items():
                 run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")

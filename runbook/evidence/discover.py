@@ -6,6 +6,7 @@ answers are possible: the candidates are told.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -70,13 +71,11 @@ def _describe(port: int, oldest: int, members: list[int]) -> dict[str, Any]:
     unit = process.systemd_unit(service) if service else {}
     log, directory = log_of(oldest), told.get("directory")
     config = settings.collect(None, unit, [{"pid": oldest, "directory": directory}])
-    environment = settings.environ(oldest)
     unread = []
     if not told.get("readable"):
-        unread.append(
-            f"the descriptors of pid {oldest} (user {told.get('user')}): its log and its connections"
-        )
-    if environment is None:
+        whose = f"pid {oldest} (user {told.get('user')})"
+        unread.append(f"the descriptors of {whose}: its log and its connections")
+    if settings.environ(oldest) is None:
         unread.append(f"the environment of pid {oldest}, where its database may be named")
     peers = _peers(members)
     file = None if service or config.file else _file_with(config, peers, directory)
@@ -136,16 +135,13 @@ def _is_connected(database: dict[str, Any], peers: list[str]) -> bool:
 
 def _pid_file(pid: int, directory: Optional[str]) -> Optional[str]:
     """A file *.pid that names the process."""
-    places = [*([Path(directory)] if directory and directory != "/" else [])]
+    places = [Path(directory)] if directory and directory != "/" else []
     places += [found for name in _PLACES_OF_PID_FILES for found in Path("/").glob(name.lstrip("/"))]
     for place in places:
-        try:
-            names = sorted(place.glob("*.pid"))[:_MOST_FILES]
-        except OSError:
-            continue
-        for name in names:
-            if process.read_pid(str(name)) == pid:
-                return str(name)
+        with contextlib.suppress(OSError):
+            for name in sorted(place.glob("*.pid"))[:_MOST_FILES]:
+                if process.read_pid(str(name)) == pid:
+                    return str(name)
     return None
 
 

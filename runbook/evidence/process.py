@@ -145,52 +145,37 @@ def read_pid(pid_file: Optional[str]) -> Optional[int]:
 def _service(
     name: Optional[str], unit: dict[str, str], pid_file: Optional[str], processes: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "kind": "none",
-        "name": name,
-        "active": None,
-        "result": None,
-        "unit_file": None,
-        "main_pid": None,
-        "stopped_by_person": None,
-        "masked": None,
-        "why": "neither a service nor a pid file is named for this host",
-    }
+    unknown = dict.fromkeys(("active", "result", "unit_file", "main_pid", "stopped_by_person", "masked"))
+    told: dict[str, Any] = {"kind": "none", "name": name, **unknown}
     if name:
-        described["kind"] = "systemd"
-        if not unit or unit.get("LoadState") in (None, "", "not-found"):
-            return {**described, "why": f"systemd does not know a unit {name}"}
-        active, result = unit.get("ActiveState", ""), unit.get("Result", "")
-        main = unit.get("MainPID", "0")
-        described.update(
-            active=active,
-            result=result,
-            unit_file=unit.get("UnitFileState") or None,
-            main_pid=int(main) if main.isdigit() and main != "0" else None,
-            masked=unit.get("LoadState") == "masked",
-            stopped_by_person=active == "inactive" and result == "success",
-            why=f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
-        )
-    elif pid_file:
-        there, pid = _there(pid_file), read_pid(pid_file)
-        alive = pid is not None or bool(processes)
-        described.update(
-            kind="command",
-            name=pid_file,
-            main_pid=pid,
-            masked=False,
-            stopped_by_person=False if alive else None if there is None else not there,
-            why=(
-                f"{pid_file} names pid {pid}"
-                if pid
-                else f"no right to read {pid_file}"
-                if there is None
-                else f"{pid_file} is there and its process is gone: it died"
-                if there
-                else f"{pid_file} is not there: an orderly stop removes it"
-            ),
-        )
-    return described
+        told["kind"] = "systemd"
+        if unit.get("LoadState") in (None, "", "not-found"):
+            return {**told, "why": f"systemd does not know a unit {name}"}
+        active, result, main = (unit.get(key, "") for key in ("ActiveState", "Result", "MainPID"))
+        return {
+            **told,
+            "active": active,
+            "result": result,
+            "unit_file": unit.get("UnitFileState") or None,
+            "main_pid": int(main) if main.isdigit() and main != "0" else None,
+            "masked": unit.get("LoadState") == "masked",
+            "stopped_by_person": active == "inactive" and result == "success",
+            "why": f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
+        }
+    if not pid_file:
+        return {**told, "why": "neither a service nor a pid file is named for this host"}
+    there, pid = _there(pid_file), read_pid(pid_file)
+    if pid:
+        why = f"{pid_file} names pid {pid}"
+    elif there is None:
+        why = f"no right to read {pid_file}"
+    elif there:
+        why = f"{pid_file} is there and its process is gone: it died"
+    else:
+        why = f"{pid_file} is not there: an orderly stop removes it"
+    stopped = False if pid or processes else None if there is None else not there
+    told.update(kind="command", name=pid_file, main_pid=pid, masked=False, stopped_by_person=stopped, why=why)
+    return told
 
 
 def _there(name: str) -> Optional[bool]:
