@@ -19,7 +19,7 @@ from ..module_utils.runbook.report.observation import (
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
-from ..plugin_utils.action import Action, given, no_answer
+from ..plugin_utils.action import Action, given, no_answer, number_in
 from ..plugin_utils.judged import every
 from ..plugin_utils.run import FEW, Run
 
@@ -61,7 +61,7 @@ class ActionModule(Action):
     def _plan(self, run: Run, variables: Document) -> None:
         """Whom to observe, and how. Nobody is touched yet."""
         arguments = self._task.args
-        minutes = self._number("minutes", 0, LONGEST_MINUTES)
+        minutes = number_in(0, arguments["minutes"], LONGEST_MINUTES, "diagnose_observe_minutes")
         if arguments.get("always"):
             minutes = minutes or MINUTES
         hosts = {
@@ -69,8 +69,10 @@ class ActionModule(Action):
             for host, seen in (every(run) if minutes else ())
             if seen and (arguments.get("always") or seen.verdict.confidence != "decided")
         }
+        # Its bounds in the pool.
+        interval = number_in(0.1, arguments["monitor_interval"], 86_400, "diagnose_observe_monitor_interval")
         values: Document = {
-            "monitor_interval": self._number("monitor_interval", 0.1, 86_400),  # its bounds in the pool
+            "monitor_interval": interval,
             "log_level": arguments["log_level"],
             "stacks": bool(arguments["stacks"]),
         }
@@ -98,18 +100,6 @@ class ActionModule(Action):
                 words = "no process has a status socket: nothing to switch, it is looked at from outside"
                 run.say(host, words)
         run.note(PLAN, plan)
-
-    def _number(self, name: str, low: float, high: float) -> float:
-        given = self._task.args[name]
-        try:
-            value = float(given)
-        except (TypeError, ValueError):
-            value = -1.0
-        if not low <= value <= high:
-            raise AnsibleActionFail(
-                f"diagnose_observe_{name} is {given!r}: wanted is a number from {low:g} to {high:g}"
-            )
-        return value
 
     @staticmethod
     def _maximum(host: str, variables: Document) -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
-
 from ..module_utils.runbook.report.words import duration
-from ..plugin_utils.action import OnController
+from ..plugin_utils.action import OnController, number_in
 from ..plugin_utils.run import Run
 
 LONGEST_MINUTES = 24 * 60.0
@@ -23,14 +21,7 @@ class ActionModule(OnController):
         """``minutes`` is the value of the variable named ``variable``; ``why`` stands in each line."""
         run, why = Run.of(variables), self._task.args["why"]
         given, variable = self._task.args["minutes"], self._task.args["variable"]
-        try:
-            seconds = float(given) * 60
-        except (TypeError, ValueError):
-            seconds = -1.0
-        if not 0 <= seconds <= LONGEST_MINUTES * 60:
-            raise AnsibleActionFail(
-                f"{variable} is {given!r}: wanted is a number of minutes from 0 to {LONGEST_MINUTES:g}"
-            )
+        seconds = 60 * number_in(0, given, LONGEST_MINUTES, variable, " of minutes")
         if self._task.check_mode:
             if seconds:
                 run.say("", f"would wait {duration(seconds)}: {why}")

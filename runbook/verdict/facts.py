@@ -31,14 +31,8 @@ FAILURES = (
 )
 # Settings of the pool's maximum, and of what SQLAlchemy's may have beyond it, by the names that people give them.
 POOL_SIZES = (
-    *(
-        "POSTGRES_POOL_MAX_CONNECTIONS",
-        "DB_POOL_MAX",
-        "DB_POOL_MAX_SIZE",
-        "DB_POOL_SIZE",
-        "POSTGRES_POOL_SIZE",
-    ),
-    *("DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
+    *("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_MAX_SIZE", "DB_POOL_SIZE"),
+    *("POSTGRES_POOL_SIZE", "DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
 )
 POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
@@ -586,6 +580,10 @@ class Facts:
             if text(s.get("state")).startswith("idle")
             and not text(s.get("query")).lstrip().upper().startswith("LISTEN")
         ]
+
+    def resting_for(self, seconds: float) -> list[dict[str, Any]]:
+        """Those of them that have run none for longer than that."""
+        return [s for s in self.resting if (self.server_age(s.get("state_change")) or 0) > seconds]
 
     @property
     def app_role(self) -> tuple[str, str]:

@@ -85,9 +85,8 @@ def holders_are_done(facts: Facts) -> Answer:
         over = [h for h in facts.holders if h.get("request_over") is True and not h.get("long_lived")]
         old = [h for h in over if (number(h.get("age")) or 0) > OLD_SECONDS]
         site = most_common([text(h.get("site")) for h in old])
-        words = f"{count(len(old), 'connection')} held for requests that are over" + (
-            f", at {facts.short(site)}" if site else ""
-        )
+        words = f"{count(len(old), 'connection')} held for requests that are over"
+        words += f", at {facts.short(site)}" if site else ""
         return decided(len(old) >= 2, "pool", words)
     if facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
@@ -95,18 +94,17 @@ def holders_are_done(facts: Facts) -> Answer:
         return no("sockets", f"needs living holders; there are {count(facts.alive, 'open socket')}")
     if facts.backends is None:
         return unread(facts, "activity", "how long sessions have been idle")
-    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > OLD_SECONDS]
-    if len(resting) < 2:
-        return no("activity", f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s")
+    resting = len(facts.resting_for(OLD_SECONDS))
+    words = f"{count(resting, 'session')} idle for more than {OLD_SECONDS:.0f} s"
+    if resting < 2:
+        return no("activity", words)
     under_way = requests_under_way(facts)
     if under_way is None:
         return unread(facts, "process", "whether the requests that hold the connections are over")
-    words = f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s, and {under_way} at work for them"
-    return (
-        yes("process", words)
-        if len(resting) - under_way >= 2
-        else Answer(None, f"{words}: who holds which", "pool")
-    )
+    words += f", and {under_way} at work for them"
+    if resting - under_way >= 2:
+        return yes("process", words)
+    return Answer(None, f"{words}: who holds which", "pool")
 
 
 def requests_under_way(facts: Facts) -> Optional[int]:
@@ -126,9 +124,8 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
         used = sum(whole(mapping(status.get("count")).get("used")) for status in facts.full)
         words = f"{held} of {used} connections are held by requests that wait for one more"
         site = most_common([text(w.get("site")) for w in nested])
-        return decided(
-            len(nested) >= 2 and 2 * held >= used, "pool", words + (f", at {site}" if site else "")
-        )
+        words += f", at {site}" if site else ""
+        return decided(len(nested) >= 2 and 2 * held >= used, "pool", words)
     open_question = _living_holders(facts, "whether those who wait already hold a connection")
     if open_question.value is not None:
         return open_question
@@ -137,7 +134,7 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
     under_way = requests_under_way(facts)
     if under_way is None or facts.backends is None:
         return open_question
-    resting = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.resting)
+    resting = len(facts.resting_for(5))
     if min(resting, under_way) < 2:
         words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
         return no("process", f"{words}: nobody holds one and waits for another")
@@ -165,17 +162,18 @@ def holders_outside_the_database(facts: Facts) -> Answer:
     open_question = _living_holders(facts, "what the holders of connections do")
     if open_question.value is not None or facts.backends is None or look is None:
         return open_question
-    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > 5]
-    if len(resting) < 2:
-        return no("activity", f"{count(len(resting), 'session')} idle for more than 5 s")
+    resting = len(facts.resting_for(5))
+    words = f"{count(resting, 'session')} idle for more than 5 s"
+    if resting < 2:
+        return no("activity", words)
     busy = [work for work in doing.work(facts, look).values() if work.busy]
     threads = sum(work.busy for work in busy)
-    words = f"{count(len(resting), 'session')} idle for more than 5 s; {count(threads, 'thread')} at work elsewhere"
+    words += f"; {count(threads, 'thread')} at work elsewhere"
     words += f" ({', '.join(work.most for work in busy)})" if busy else ""
-    if 2 * threads >= len(resting):
+    if 2 * threads >= resting:
         return yes("process", words)
     under_way = requests_under_way(facts)
-    if under_way is None or len(resting) - under_way < 2:
+    if under_way is None or resting - under_way < 2:
         return open_question
     return no("process", f"{words}, {under_way} requests under way")
 
