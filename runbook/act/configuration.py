@@ -350,9 +350,8 @@ def apply(request: Request) -> dict[str, Any]:
             finally:
                 outcome.update(why=masker.text(outcome["why"]), seconds=round(time.monotonic() - began, 3))
                 if outcome["result"] != "unchanged":
-                    line = {key: request[key] for key in ("who", "run_id")}
-                    line.update(at=rfc3339(time.time()), action="rollout", what=request["environment_file"])
-                    audit(state, {**line, "result": outcome["result"], "why": outcome["why"]})
+                    what = {"action": "rollout", "what": request["environment_file"]}
+                    audit(state, request, outcome, what)
     except (Refused, Failed) as refused:  # before anything was touched: later, what fails is undone
         outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
     return outcome
