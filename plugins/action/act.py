@@ -74,13 +74,8 @@ class ActionModule(Action):
         """``go`` when a person approves the plan, by its hash or at the terminal."""
         arguments = self._task.args
         command = arguments.get("service") or arguments[f"{action['action']}_command"]
-        plan = {
-            "host": host,
-            "action": action["action"],
-            "what": command,
-            "cause": action["cause"],
-            "before": action["before"],
-        }
+        told = {key: action[key] for key in ("action", "cause", "before")}
+        plan = {"host": host, "what": command, **told}
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
         pids = " ".join(str(p["pid"]) for p in action["before"]) or "none"
         run.say(host, f"plan {digest}: {action['action']} {command} (pid {pids}) for {action['cause']}")

@@ -131,10 +131,9 @@ class Run:
         runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())
         found = []
         for name in [name for name in runs if name < self.id][-EARLIER:]:
+            path = self.path.parent / name / "hosts" / f"{file_name(host)}.json"
             with contextlib.suppress(OSError, ValueError):
-                found.append(
-                    json.loads((self.path.parent / name / "hosts" / f"{file_name(host)}.json").read_text())
-                )
+                found.append(json.loads(path.read_text()))
         return found
 
     def notes(self, folder: str) -> dict[str, dict[str, Any]]:
@@ -167,11 +166,6 @@ def who() -> str:
 
 def coloured(screen: str, state: str) -> str:
     """The screen with its state words coloured; Ansible decides whether there are colours at all."""
-    color = (
-        "green"
-        if state.startswith(("HEALTHY", "RESTORED"))
-        else "yellow"
-        if state.startswith("UNKNOWN")
-        else "red"
-    )
+    colors = {"HEALTHY": "green", "RESTORED": "green", "UNKNOWN": "yellow"}
+    color = next((color for word, color in colors.items() if state.startswith(word)), "red")
     return screen.replace(state, stringc(state, color), 1)

@@ -140,13 +140,8 @@ def _follower(request: Document, mark: Optional[Document]) -> Optional[Follower]
 
 def _log(request: Document, mark: Document) -> Document:
     follower = _follower(request, mark)
-    text = follower.appended() if follower else ""
-    lines = text.splitlines()
+    lines = follower.appended().splitlines() if follower else []
     told = summarize(lines, None)
     samples = {name: line[:_TEXT] for name, line in told["samples"].items()}
-    return {
-        "path": request.get("log") or f"journal of {request['service']}",
-        "lines": len(lines),
-        "counts": told["counts"],
-        "samples": samples,
-    }
+    path = request.get("log") or f"journal of {request['service']}"
+    return {"path": path, "lines": len(lines), "counts": told["counts"], "samples": samples}
