@@ -16,6 +16,8 @@ from ..plugin_utils.judged import Judged, decision, judged
 from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.service"
+# Arguments that are this plugin's; all others are the module's too.
+OWN = ("restart", "approve", "cause_open", "restart_command", "start_command")
 
 
 class ActionModule(Action):
@@ -64,7 +66,7 @@ class ActionModule(Action):
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"
-        for other, done in run.actions().items():
+        for other, done in run.notes("actions").items():
             tried = done["result"] in ("done", "failed") and done["action"] == action["action"]
             if tried and done["cause"] == action["cause"] and not (done["login"] or {}).get("ok"):
                 return f"a {action['action']} for the same cause did not help on {other}"
@@ -99,23 +101,10 @@ class ActionModule(Action):
         name = f"evidence/{file_name(host)}.json"
         digest = run.digest(name)  # raises if it is not on this machine: nothing is touched before that
         run.say(host, f"evidence is safe here (sha256 {digest[:12]}); {action['action']} begins")
-        wanted = given(
-            arguments,
-            *(
-                "service",
-                "pid_file",
-                "environment_file",
-                "check_config_command",
-                "state_directory",
-                "cooldown",
-            ),
-            *("login_url", "login_username", "login_password", "login_attempts", "ready_timeout"),
-        )
+        wanted = {key: value for key, value in given(arguments).items() if key not in OWN}
         if "service" not in wanted:
             wanted["command"] = arguments[f"{action['action']}_command"]
-        wanted.update(
-            action=action["action"], before=action["before"], who=who(), run_id=run.id, cause=action["cause"]
-        )
+        wanted.update({key: action[key] for key in ("action", "before", "cause")}, who=who(), run_id=run.id)
         began = time.time()
         try:
             answer = self._execute_module(module_name=MODULE, module_args=wanted, task_vars=variables)

@@ -78,17 +78,15 @@ class ActionModule(Action):
         }
         labels = run.hosts()
         maxima = {host: self._maximum(host, variables) for host in labels}
+        raised = {host: {"max_connections": maximum} for host, maximum in maxima.items() if maximum}
         plan = {
             "seconds": minutes * 60,
             "looks": max(1, min(LOOKS, int(minutes * 60 / LOOK_SECONDS))),
-            "hosts": {
-                host: {**values, **({"max_connections": maxima[host]} if maxima[host] else {})}
-                for host in hosts
-            },
+            "hosts": {host: {**values, **raised.get(host, {})} for host in hosts},
             "labels": sorted({labels[host] for host in hosts}),
         }
         for label in plan["labels"]:
-            if any(maxima[host] for host in hosts if labels[host] == label):
+            if any(host in raised for host in hosts if labels[host] == label):
                 self._refuse_what_does_not_fit(run, variables, label, {h: maxima[h] for h in hosts})
         for host, seen in hosts.items():
             pids = [str(status["pid"]) for status in Facts(seen.host).pool or []]
@@ -115,9 +113,8 @@ class ActionModule(Action):
     ) -> None:
         """The pools of every host of this database count, also of those that are not observed."""
         hostvars, pools = variables["hostvars"], []
-        for host in variables["groups"]["app"]:
-            if hostvars[host].get("diagnose_database", "main") != label:
-                continue
+        apps = variables["groups"]["app"]
+        for host in (h for h in apps if hostvars[h].get("diagnose_database", "main") == label):
             evidence = run.evidence_of(host)
             if evidence is None:
                 raise AnsibleActionFail(
@@ -128,9 +125,8 @@ class ActionModule(Action):
                 pools.append(pool_of(host, status, maxima.get(host, 0)))
         facts = Facts(None, run.database_of(label))
         if facts.limits is None:
-            raise AnsibleActionFail(
-                f"diagnose_observe_maximum: {facts.reason('limits')}, so the room is not known"
-            )
+            words = f"{facts.reason('limits')}, so the room is not known"
+            raise AnsibleActionFail(f"diagnose_observe_maximum: {words}")
         trouble = too_many(pools, facts.limits)
         if trouble:
             raise AnsibleActionFail(f"diagnose_observe_maximum does not fit: {trouble}")

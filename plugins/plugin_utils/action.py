@@ -28,13 +28,9 @@ class OnController(Action):
     _requires_connection = False
 
 
-def given(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The arguments that are set to something, or those of these names."""
-    return {
-        key: value
-        for key, value in arguments.items()
-        if value not in (None, "", []) and key in (names or arguments)
-    }
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are set to something."""
+    return {key: value for key, value in arguments.items() if value not in (None, "", [])}
 
 
 def number_in(low: float, given: Any, high: float, variable: str, of: str = "") -> float:

@@ -122,10 +122,6 @@ class Run:
         """The evidence of the database that an app host belongs to."""
         return self.load(f"databases/{file_name(label)}.json")
 
-    def actions(self) -> dict[str, dict[str, Any]]:
-        """What was done in this run, by host."""
-        return self.notes("actions")
-
     def earlier(self, host: str) -> list[dict[str, Any]]:
         """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
         runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())

@@ -51,17 +51,16 @@ def database_answers_elsewhere(facts: Facts) -> Answer:
     """D: the database answers from beyond whatever is in between."""
     if facts.connection is None:
         return unread(facts, "connection", "whether the database answers from beyond the proxy")
-    if facts.connection.get("ok") is True and facts.read_from_here and not facts.new_ok:
-        return Answer(
-            None, "whether the database answers from beyond the proxy (it was read from here)", "connection"
-        )
-    if facts.connection.get("ok") is True:
-        return yes("connection", "the database answers on its own host")
-    return no("connection", "the database does not answer there either")
+    if facts.connection.get("ok") is not True:
+        return no("connection", "the database does not answer there either")
+    if facts.read_from_here and not facts.new_ok:
+        words = "whether the database answers from beyond the proxy (it was read from here)"
+        return Answer(None, words, "connection")
+    return yes("connection", "the database answers on its own host")
 
 
 def _words(facts: Facts, question: str) -> Optional[Answer]:
-    if facts.held is not None and not [r for r in facts.held if r.get("state") != "ESTAB" or r.get("recv_q")]:
+    if facts.held is not None and not any(map(_is_dead, facts.held)):
         return no("sockets", f"no connection to {facts.target} was ended by the other side")
     return unread(facts, "sockets", question) if facts.words is None else None
 
@@ -161,12 +160,9 @@ def cut_without_a_word(facts: Facts) -> Answer:
     if missing:
         return missing
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
-    idle = [
-        row
-        for row in cut
-        if row.get("in_use") is False and (number(row.get("idle_seconds")) or 0) >= IDLE_SECONDS
-    ]
-    longest = max((number(row.get("idle_seconds")) or 0.0 for row in idle), default=0.0)
+    unused = [number(row.get("idle_seconds")) or 0.0 for row in cut if row.get("in_use") is False]
+    idle = [seconds for seconds in unused if seconds >= IDLE_SECONDS]
+    longest = max(idle, default=0.0)
     if idle and facts.gap and facts.now is not None and longest < facts.now - facts.gap[1] + 2 * facts.gap[0]:
         return no("pool", f"{count(len(idle), 'connection')} cut while the app itself stood still")
     words = (
@@ -180,7 +176,7 @@ def dead_connections_held(facts: Facts) -> Answer:
     missing = _held(facts, "whether the app holds connections that the other side ended")
     if missing:
         return missing
-    dead = sum(1 for row in facts.held or [] if row.get("state") != "ESTAB" or row.get("recv_q"))
+    dead = sum(map(_is_dead, facts.held or []))
     return decided(dead, "sockets", f"{count(dead, 'connection')} held that the other side ended")
 
 
@@ -206,17 +202,13 @@ def socket_shared_and_used(facts: Facts) -> Answer:
     alone = {whole(row.get("pid")) for row in facts.held or [] if whole(row.get("inode")) not in shared}
     users = sorted(pid for pid in sharing & worked if pid not in alone)
     if len(users) > 1:
-        named = " and ".join(map(str, users[:3]))
-        return yes(
-            "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
-        )
+        words += f"; pid {' and '.join(map(str, users[:3]))} worked during the probe"
+        return yes("process", f"{words} and have no connection of their own")
     # An exhausted pool is not used; each process took them out of its own copy of it.
     takers = sorted(sharing & doing.served(facts) - alone) if facts.logged_now("pool_exhausted") else []
     if len(takers) > 1:
-        named = " and ".join(map(str, takers[:3]))
-        return yes(
-            "process", f"{words}; pid {named} serve, and have no other to take from their exhausted pools"
-        )
+        words += f"; pid {' and '.join(map(str, takers[:3]))} serve"
+        return yes("process", f"{words}, and have no other to take from their exhausted pools")
     if len(sharing & worked) < 2:
         return no("process", f"{words}, and one of them at most used it")
     return Answer(None, f"{words}: whether two of them used one", "process")
@@ -245,10 +237,8 @@ def live_settings_differ(facts: Facts) -> Answer:
     for row in rows((facts.sockets or {}).get("options")):
         for option, value in wanted.items():
             if str(row.get(option)) != value:
-                return yes(
-                    "sockets",
-                    f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk",
-                )
+                words = f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk"
+                return yes("sockets", words)
     if facts.changed_since_the_start and not (facts.pool or facts.config.get("live")):
         words = f"whether the process runs with the settings of {text(facts.config.get('file'))}, changed since it started"
         return Answer(None, words, "config")
