@@ -169,7 +169,7 @@ def _contributing(judged: list[Judged]) -> list[str]:
 def _later(facts: Facts) -> str:
     """Where a pool that waits has not yet given up: its log says so only then."""
     words = "run it again in half a minute: a pool that waits says in the log that it is exhausted only then"
-    told = facts.log is None or facts.logged_now("pool_exhausted")
+    told = facts.log is None or facts.pool_never_waits or facts.logged_now("pool_exhausted")
     return words if login_hangs(facts).value and not told else ""
 
 
