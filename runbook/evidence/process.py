@@ -104,17 +104,15 @@ def service_pids(unit: dict[str, str], pid_file: Optional[str], listeners: Itera
     and from the listeners."""
     group = unit.get("ControlGroup", "")
     if group and group != "/":
-        suffix = group.encode()
-        members = []
-        for pid in proc.pids():
-            lines = (proc.read(proc.PROC / str(pid) / "cgroup") or b"").splitlines()
-            paths = {line.split(b":", 2)[-1] for line in lines}
-            if any(path == suffix or path.startswith(suffix + b"/") for path in paths):
-                members.append(pid)
-        return sorted(members)
+        return sorted(pid for pid in proc.pids() if _in_group(pid, group))
     roots = {pid for pid in (*listeners, read_pid(pid_file)) if pid}
     parents = {pid: info["ppid"] for pid in proc.pids() if (info := proc.stat(pid))}
     return sorted(pid for pid in parents if _descends(pid, roots, parents))
+
+
+def _in_group(pid: int, group: str) -> bool:
+    lines = proc.read_text(proc.PROC / str(pid) / "cgroup").splitlines()
+    return any(f"{line.split(':', 2)[-1]}/".startswith(f"{group}/") for line in lines)
 
 
 def _descends(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
@@ -129,9 +127,8 @@ def _descends(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
 
 def read_pid(pid_file: Optional[str]) -> Optional[int]:
     """The pid in a pid file, if that process lives."""
-    raw = proc.read(Path(pid_file), 64) if pid_file else None
-    text = (raw or b"").split()
-    if not text or not text[0].isdigit():
+    text = proc.read_text(Path(pid_file), 64).split() if pid_file else []
+    if not text or not text[0].isdecimal():
         return None
     pid = int(text[0])
     info = proc.stat(pid)
