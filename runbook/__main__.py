@@ -179,7 +179,7 @@ def _conditions(name: str, host: dict[str, Any], database: Optional[dict[str, An
             f"          {answer.view}: {answer.text}",
         ]
     helps = {True: "a restart helps", False: "a restart does not help", None: "open whether a restart helps"}
-    return "\n".join([*lines, f"  {helps[cause.restart(facts)]}: {cause.why_restart}"])
+    return "\n".join([*lines, f"  {helps[cause.restart.helps(facts)]}: {cause.restart.why}"])
 
 
 def _show(options: argparse.Namespace) -> int:

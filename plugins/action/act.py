@@ -5,41 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsiblePromptInterrupt, AnsiblePromptNoninteractive
-from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.facts import Facts
+from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.judged import Judged, decision, judged
 from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.service"
+# Arguments that are this plugin's; all others are the module's too.
+OWN = ("restart", "approve", "cause_open", "restart_command", "start_command")
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """Decides on the controller; only what is really to be done goes to the host, as one module."""
 
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Act or say why not; the result is a note of the run that the report takes up."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, host = Run.of(variables), variables["inventory_hostname"]
         seen = judged(run, host)
-        result["changed"] = False
         if seen is None:
-            return result
-        action = self._decide(run, host, seen)
-        if action["result"] == "go":
-            action = self._go(run, host, action, variables)
-            result["changed"] = action["result"] in ("done", "failed")
+            return {}
+        decided = action = self._decide(run, host, seen)
+        if decided["result"] == "go":
+            action = self._go(run, host, decided, variables)
         run.note(f"actions/{file_name(host)}.json", action)
-        result["action"] = {key: action[key] for key in ("action", "result", "why")}
-        return result
+        changed = decided["result"] == "go" and action["result"] in ("done", "failed")
+        return {"changed": changed, "action": {key: action[key] for key in ("action", "result", "why")}}
 
     def _decide(self, run: Run, host: str, seen: Judged) -> dict[str, Any]:
         """``go``, or what the report will say instead."""
@@ -71,7 +66,7 @@ class ActionModule(ActionBase):
             return f"a new connection with the configuration on disk was not seen to work ({facts.reason('new_connection') or 'it fails'})"
         if facts.service.get("masked") is True:
             return f"the unit is masked: {facts.service.get('why')}"
-        for other, done in run.actions().items():
+        for other, done in run.notes("actions").items():
             tried = done["result"] in ("done", "failed") and done["action"] == action["action"]
             if tried and done["cause"] == action["cause"] and not (done["login"] or {}).get("ok"):
                 return f"a {action['action']} for the same cause did not help on {other}"
@@ -81,13 +76,8 @@ class ActionModule(ActionBase):
         """``go`` when a person approves the plan, by its hash or at the terminal."""
         arguments = self._task.args
         command = arguments.get("service") or arguments[f"{action['action']}_command"]
-        plan = {
-            "host": host,
-            "action": action["action"],
-            "what": command,
-            "cause": action["cause"],
-            "before": action["before"],
-        }
+        told = {key: action[key] for key in ("action", "cause", "before")}
+        plan = {"host": host, "what": command, **told}
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
         pids = " ".join(str(p["pid"]) for p in action["before"]) or "none"
         run.say(host, f"plan {digest}: {action['action']} {command} (pid {pids}) for {action['cause']}")
@@ -109,26 +99,12 @@ class ActionModule(ActionBase):
     def _go(self, run: Run, host: str, action: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         arguments = self._task.args
         name = f"evidence/{file_name(host)}.json"
-        digest = run.digest(
-            name
-        )  # raises if the evidence is not on this machine: nothing is touched before that
+        digest = run.digest(name)  # raises if it is not on this machine: nothing is touched before that
         run.say(host, f"evidence is safe here (sha256 {digest[:12]}); {action['action']} begins")
-        names = (
-            "check_config_command",
-            "login_url",
-            "login_username",
-            "login_password",
-            "login_attempts",
-            "ready_timeout",
-            "environment_file",
-        )
-        names += ("cooldown", "state_directory", "pid_file", "service")
-        wanted = {key: arguments[key] for key in names if arguments.get(key) not in (None, "", [])}
+        wanted = {key: value for key, value in given(arguments).items() if key not in OWN}
         if "service" not in wanted:
             wanted["command"] = arguments[f"{action['action']}_command"]
-        wanted.update(
-            action=action["action"], before=action["before"], who=who(), run_id=run.id, cause=action["cause"]
-        )
+        wanted.update({key: action[key] for key in ("action", "before", "cause")}, who=who(), run_id=run.id)
         began = time.time()
         try:
             answer = self._execute_module(module_name=MODULE, module_args=wanted, task_vars=variables)
@@ -136,25 +112,11 @@ class ActionModule(ActionBase):
             answer = {"msg": f"the host was lost while it was asked to {action['action']}: {error}"}
         told = answer.get("act")
         if not isinstance(told, dict):
-            words = answer.get("module_stderr") or answer.get("msg") or "the module gave no answer"
-            told = {
-                "result": "failed",
-                "why": str(words).strip().splitlines()[-1][:300],
-                "after": [],
-                "login": None,
-            }
+            told = {"result": "failed", "why": no_answer(answer), "after": [], "login": None}
             told["seconds"] = round(time.time() - began, 3)
         action = {**action, **{key: told[key] for key in ("result", "why", "after", "seconds", "login")}}
         pids = [" ".join(str(p["pid"]) for p in action[key]) or "none" for key in ("before", "after")]
         run.say(host, f"{action['action']} {action['result']}: pid {pids[0]} -> {pids[1]}, {action['why']}")
-        line = {
-            "at": rfc3339(time.time()),
-            "who": who(),
-            "run_id": run.id,
-            "host": host,
-            "evidence_sha256": digest,
-        }
-        run.append(
-            "audit.log", {**line, **{key: action[key] for key in ("action", "cause", "result", "why")}}
-        )
+        line = {key: action[key] for key in ("action", "cause", "result", "why")}
+        run.append("audit.log", {"host": host, "evidence_sha256": digest, **line})
         return action

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Optional
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.rollout import planned, seconds_left
+from ..plugin_utils.action import Action, no_answer
 from ..plugin_utils.run import Run, who
 
 MODULE = "pool.runbook.configuration"
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """Adds who and in which run to the module's request; the run's notes are what the record is made of."""
 
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The result of the module; ``act`` and ``problems`` of a plan, ``result`` and ``healthy`` else."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, host = Run.begun(variables), variables["inventory_hostname"]
         operation = self._task.args["operation"]
         request = {**self._task.args["request"], "operation": operation, "who": who(), "run_id": run.id}
@@ -41,19 +37,16 @@ class ActionModule(ActionBase):
             }
         told = answer.get("told")
         if not told:
-            words = (
-                str(answer.get("module_stderr") or answer.get("msg") or "no answer").strip().splitlines()[-1]
-            )
-            told = {"result": "lost", "why": words[:500], "healthy": False, "problems": [words[:500]]}
-        result.update({key: answer[key] for key in ("changed", "diff") if key in answer}, told=told)
-        result["ansible_facts"] = run.facts()
+            words = no_answer(answer)
+            told = {"result": "lost", "why": words, "healthy": False, "problems": [words]}
         run.note(f"{operation}/{file_name(host)}.json", {"host": host, **told})
         if operation == "plan":
             for words in (*told["problems"], *(planned(told) if "act" in told else ())):
                 run.say(host, words)
-            return result
-        run.say(host, self._progress(run, place, told))
-        return result
+        else:
+            run.say(host, self._progress(run, place, told))
+        changes = {key: answer[key] for key in ("changed", "diff") if key in answer}
+        return {**changes, "told": told, "ansible_facts": run.facts()}
 
     @staticmethod
     def _progress(run: Run, place: str, told: dict[str, Any]) -> str:

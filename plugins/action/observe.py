@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, Optional
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.observation import (
     headline,
@@ -20,8 +19,9 @@ from ..module_utils.runbook.report.observation import (
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
+from ..plugin_utils.action import Action, given, no_answer, number_in
 from ..plugin_utils.judged import every
-from ..plugin_utils.run import FEW, Run, who
+from ..plugin_utils.run import FEW, Run
 
 MODULE = "pool.runbook.observe"
 EVIDENCE = "pool.runbook.evidence"
@@ -35,63 +35,58 @@ MOST_SCREENS = 5
 Document = dict[str, Any]
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """One step of it for each task: plan, begin, look, wait, end, report; the first and the last two run once."""
 
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[Document] = None) -> Document:
+    def answer(self, variables: Document) -> Document:
         """What a later step needs is a note of the run."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, step = Run.of(variables), self._task.args["step"]
-        result["changed"] = False
         if step == "plan":
             self._plan(run, variables)
         elif step == "report":
-            result.update(self._report(run))
+            return self._report(run)
         elif not self._task.check_mode:
             plan = run.load(PLAN) or {"hosts": {}, "labels": [], "looks": 0}
             work = {"begin": self._begin, "look": self._look, "wait": self._wait, "end": self._end}[step]
             try:
-                result["changed"] = bool(work(run, plan, variables))
+                return {"changed": bool(work(run, plan, variables))}
             except (AnsibleActionFail, AnsibleConnectionFailure) as error:
-                run.note(
-                    f"observations/{file_name(variables['inventory_hostname'])}.failed", {"why": str(error)}
-                )
+                host = file_name(variables["inventory_hostname"])
+                run.note(f"observations/{host}.failed", {"why": str(error)})
                 raise
-        return result
+        return {}
 
     # -- once, before anything is switched -------------------------------------------------------------------
 
     def _plan(self, run: Run, variables: Document) -> None:
         """Whom to observe, and how. Nobody is touched yet."""
         arguments = self._task.args
-        minutes = self._number("minutes", 0, LONGEST_MINUTES)
+        minutes = number_in(0, arguments["minutes"], LONGEST_MINUTES, "diagnose_observe_minutes")
         if arguments.get("always"):
             minutes = minutes or MINUTES
-        hosts = {}
-        for host, seen in every(run) if minutes else ():
-            if seen and (arguments.get("always") or seen.verdict.confidence != "decided"):
-                hosts[host] = seen
+        hosts = {
+            host: seen
+            for host, seen in (every(run) if minutes else ())
+            if seen and (arguments.get("always") or seen.verdict.confidence != "decided")
+        }
+        # Its bounds in the pool.
+        interval = number_in(0.1, arguments["monitor_interval"], 86_400, "diagnose_observe_monitor_interval")
         values: Document = {
-            "monitor_interval": self._number("monitor_interval", 0.1, 86_400),  # its bounds in the pool
+            "monitor_interval": interval,
             "log_level": arguments["log_level"],
             "stacks": bool(arguments["stacks"]),
         }
         labels = run.hosts()
         maxima = {host: self._maximum(host, variables) for host in labels}
+        raised = {host: {"max_connections": maximum} for host, maximum in maxima.items() if maximum}
         plan = {
             "seconds": minutes * 60,
             "looks": max(1, min(LOOKS, int(minutes * 60 / LOOK_SECONDS))),
-            "hosts": {
-                host: {**values, **({"max_connections": maxima[host]} if maxima[host] else {})}
-                for host in hosts
-            },
+            "hosts": {host: {**values, **raised.get(host, {})} for host in hosts},
             "labels": sorted({labels[host] for host in hosts}),
         }
         for label in plan["labels"]:
-            if any(maxima[host] for host in hosts if labels[host] == label):
+            if any(host in raised for host in hosts if labels[host] == label):
                 self._refuse_what_does_not_fit(run, variables, label, {h: maxima[h] for h in hosts})
         for host, seen in hosts.items():
             pids = [str(status["pid"]) for status in Facts(seen.host).pool or []]
@@ -100,22 +95,9 @@ class ActionModule(ActionBase):
             if pids:
                 run.say(host, f"{verb} for {duration(minutes * 60)}: {words} in pid {', '.join(pids)}")
             else:
-                run.say(
-                    host, "no process has a status socket: nothing to switch, it is looked at from outside"
-                )
+                words = "no process has a status socket: nothing to switch, it is looked at from outside"
+                run.say(host, words)
         run.note(PLAN, plan)
-
-    def _number(self, name: str, low: float, high: float) -> float:
-        given = self._task.args[name]
-        try:
-            value = float(given)
-        except (TypeError, ValueError):
-            value = -1.0
-        if not low <= value <= high:
-            raise AnsibleActionFail(
-                f"diagnose_observe_{name} is {given!r}: wanted is a number from {low:g} to {high:g}"
-            )
-        return value
 
     @staticmethod
     def _maximum(host: str, variables: Document) -> int:
@@ -131,10 +113,9 @@ class ActionModule(ActionBase):
     ) -> None:
         """The pools of every host of this database count, also of those that are not observed."""
         hostvars, pools = variables["hostvars"], []
-        for host in variables["groups"]["app"]:
-            if hostvars[host].get("diagnose_database", "main") != label:
-                continue
-            evidence = run.load(f"evidence/{file_name(host)}.json")
+        apps = variables["groups"]["app"]
+        for host in (h for h in apps if hostvars[h].get("diagnose_database", "main") == label):
+            evidence = run.evidence_of(host)
             if evidence is None:
                 raise AnsibleActionFail(
                     f"diagnose_observe_maximum: {host} was not read, so how many connections its pools may still"
@@ -144,9 +125,8 @@ class ActionModule(ActionBase):
                 pools.append(pool_of(host, status, maxima.get(host, 0)))
         facts = Facts(None, run.database_of(label))
         if facts.limits is None:
-            raise AnsibleActionFail(
-                f"diagnose_observe_maximum: {facts.reason('limits')}, so the room is not known"
-            )
+            words = f"{facts.reason('limits')}, so the room is not known"
+            raise AnsibleActionFail(f"diagnose_observe_maximum: {words}")
         trouble = too_many(pools, facts.limits)
         if trouble:
             raise AnsibleActionFail(f"diagnose_observe_maximum does not fit: {trouble}")
@@ -154,27 +134,21 @@ class ActionModule(ActionBase):
     # -- on the hosts ----------------------------------------------------------------------------------------
 
     def _module(self, variables: Document, name: str, **more: Any) -> Document:
-        arguments = {
-            key: value
-            for key, value in self._task.args["target"].items()
-            if value not in (None, "", []) and key != "database"
-        }
-        answer = self._execute_module(
-            module_name=name, module_args={**arguments, **more}, task_vars=variables
-        )
+        arguments = {**given(self._task.args["target"]), **more}
+        if name == MODULE:
+            arguments.pop("database", None)
+        answer = self._execute_module(module_name=name, module_args=arguments, task_vars=variables)
         found = answer.get("observed") or answer.get("evidence")
         if not isinstance(found, dict):
-            words = answer.get("module_stderr") or answer.get("msg") or answer.get("exception") or "no answer"
-            raise AnsibleActionFail(str(words).strip().splitlines()[-1][:300])
+            raise AnsibleActionFail(no_answer(answer))
         return found
 
     def _begin(self, run: Run, plan: Document, variables: Document) -> bool:
         host = variables["inventory_hostname"]
         if host not in plan["hosts"]:
             return False
-        begun = self._module(
-            variables, MODULE, step="begin", values=plan["hosts"][host], seconds=plan["seconds"]
-        )
+        wanted = {"values": plan["hosts"][host], "seconds": plan["seconds"]}
+        begun = self._module(variables, MODULE, step="begin", **wanted)
         run.note(f"observations/{file_name(host)}.begun", {**begun, "ends": time.time() + plan["seconds"]})
         for row in begun["processes"]:
             if row["error"]:
@@ -201,17 +175,12 @@ class ActionModule(ActionBase):
             return
         for label in plan["labels"]:
             if (run.database_of(label) or {}).get("collected_from") == host:
-                wanted = {
-                    k: v for k, v in self._task.args["target"]["database"].items() if v not in (None, "")
-                }
-                told = self._module(
-                    variables, EVIDENCE, run_id=run.id, host=host, read_host=False, database=wanted
-                )
-                run.note(
-                    f"observations/looks/database-{file_name(label)}-{number}.json", told["database"] or {}
-                )
+                wanted = {"run_id": run.id, "host": host, "read_host": False}
+                wanted["database"] = given(self._task.args["target"]["database"])
+                told = self._module(variables, EVIDENCE, **wanted)["database"] or {}
+                run.note(f"observations/looks/database-{file_name(label)}-{number}.json", told)
         if host in plan["hosts"]:
-            evidence = run.load(f"evidence/{file_name(host)}.json")
+            evidence = run.evidence_of(host)
             peers = mapping(Facts(evidence).sockets).get("peers") or []
             told = self._module(variables, MODULE, step="look", peers=peers)
             run.note(f"observations/looks/{file_name(host)}-{number}.json", told)
@@ -234,13 +203,8 @@ class ActionModule(ActionBase):
         document = observation(wanted, begun, self._looks(run, host, plan["looks"]), ended)
         name = f"observations/{file_name(host)}.json"
         run.write(name, document)
-        run.append(
-            "audit.log",
-            {
-                **{"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "host": host},
-                **{"action": "observe", "result": document["outcome"], "why": headline(document)},
-            },
-        )
+        told = {"action": "observe", "result": document["outcome"], "why": headline(document)}
+        run.append("audit.log", {"host": host, **told})
         if len(plan["hosts"]) <= MOST_SCREENS:
             run.display.display("\n" + observation_screen(document, f"{run.shown}/{name}"))
         else:
@@ -248,7 +212,7 @@ class ActionModule(ActionBase):
 
     def _looks(self, run: Run, host: str, most: int) -> list[Document]:
         """Every look at the host, with the app's sessions on the server at the same moment."""
-        evidence, label = run.load(f"evidence/{file_name(host)}.json"), run.hosts()[host]
+        evidence, label = run.evidence_of(host), run.hosts()[host]
         looks = []
         for number in range(1, most + 1):
             look = run.load(f"observations/looks/{file_name(host)}-{number}.json")
@@ -256,10 +220,7 @@ class ActionModule(ActionBase):
                 continue
             database = run.load(f"observations/looks/database-{file_name(label)}-{number}.json")
             backends = Facts(evidence, database).backends
-            states: dict[str, int] = {}
-            for session in backends or []:
-                name = str(session.get("state"))
-                states[name] = states.get(name, 0) + 1
+            states = Counter(str(session.get("state")) for session in backends or [])
             looks.append({**look, "sessions": None if backends is None else states})
         return looks
 
@@ -271,17 +232,15 @@ class ActionModule(ActionBase):
         hosts, bad = run.hosts(), []
         for host in hosts:
             document = run.load(f"observations/{file_name(host)}.json")
-            missed = run.load(f"observations/{file_name(host)}.failed")
-            missed = missed or run.load(f"evidence/{file_name(host)}.missed")
-            if document is None and (missed or not self._task.check_mode):
-                bad.append(f"{host} {(missed or {}).get('why', 'gave no observation')}")
+            failed = run.load(f"observations/{file_name(host)}.failed")
+            why = failed["why"] if failed else run.missed(host)
+            if document is None and (why or not self._task.check_mode):
+                bad.append(f"{host} {why or 'gave no observation'}")
             elif document and document["wrong"]:
                 bad.append(f"{host} {'; '.join(document['wrong'])}")
         if not hosts:
-            return {
-                "failed": True,
-                "msg": "no host of group app was part of this run, so nothing was observed",
-            }
+            words = "no host of group app was part of this run, so nothing was observed"
+            return {"failed": True, "msg": words}
         if bad:
             return {"failed": True, "msg": f"{len(bad)} of {len(hosts)}: {'; '.join(bad)}"}
         return {"run": str(run.path)}

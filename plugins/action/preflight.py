@@ -11,11 +11,15 @@ from typing import Any, Optional
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.plugins.action import ActionBase
 
+from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
 
 URL = re.compile(r"https?://(?:[^/:@]+|\[[0-9a-fA-F:.]+\])(?::(?:[1-9]\d{0,4}))?/.*")
+NOBODY = (
+    "the inventory has no host in group app, so nothing would be diagnosed. Copy inventory.example to inventory.yml"
+    " and name your app's host there, or give -i INVENTORY"
+)
 PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_", "discover_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -42,10 +46,8 @@ def missing_variables(host: str, variables: dict[str, Any], wanted: dict[str, An
     for name, option in wanted.items():
         if option.get("required") and variables.get(name) in (None, "", []):
             state = "empty" if name in variables else "not set"
-            where = ", best from a vault" if option.get("no_log") else ""
-            lines.append(
-                f"{host}: {name} is {state}: set it in the inventory{where} ({option['description']})"
-            )
+            place = "in the inventory, best from a vault" if option.get("no_log") else "in the inventory"
+            lines.append(f"{host}: {name} is {state}: set it {place} ({option['description']})")
     return lines
 
 
@@ -82,9 +84,8 @@ def unknown_variables(names: set[str], known: set[str]) -> list[str]:
     lines = []
     for name in sorted(n for n in names - known if n.startswith(PREFIXES)):
         near = difflib.get_close_matches(name, known, n=1)
-        lines.append(
-            f"{name} is not a variable of this collection" + (f"; did you mean {near[0]}?" if near else "")
-        )
+        meant = f"; did you mean {near[0]}?" if near else ""
+        lines.append(f"{name} is not a variable of this collection{meant}")
     return lines
 
 
@@ -128,56 +129,44 @@ def connection_budget(apps: dict[str, dict[str, Any]], server: dict[str, Any]) -
     )
 
 
-class ActionModule(ActionBase):
+def refuse(problems: list[str]) -> None:
+    """Raises AnsibleActionFail with all of them, if there are any."""
+    if problems:
+        raise AnsibleActionFail("; ".join(problems))
+
+
+class ActionModule(OnController):
     """Runs on the controller, once, whatever hosts the inventory has."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """With ``reports`` a run is begun there; with ``budget`` both roles have what they need, and the pools
         fit the server; with ``any_host`` no host need be in group app."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
-        groups, hostvars = variables.get("groups", {}), variables.get("hostvars", {})
+        groups, hostvars = variables["groups"], variables["hostvars"]
         apps, servers = groups.get("app", []), groups.get("postgres", [])
         if self._task.args.get("any_host"):
             apps = sorted(set(groups.get("all", [])) - set(servers))
             if not apps:
-                raise AnsibleActionFail(
-                    "the inventory has no host to look at; name one: -i web-1, (with the comma)"
-                )
+                refuse(["the inventory has no host to look at; name one: -i web-1, (with the comma)"])
         if not apps:
-            raise AnsibleActionFail(
-                "the inventory has no host in group app, so nothing would be diagnosed. Copy inventory.example to"
-                " inventory.yml and name your app's host there, or give -i INVENTORY"
-            )
+            refuse([NOBODY])
         names = set(variables)
         for host in {*apps, *servers}:
             names |= set(hostvars[host])
-        wrong = unknown_variables(names, known_variables())
-        if wrong:
-            raise AnsibleActionFail("; ".join(wrong))
+        refuse(unknown_variables(names, known_variables()))
         for host in apps:
             url = str(hostvars[host].get("diagnose_login_url", "http://127.0.0.1/"))
             if not URL.fullmatch(url):
-                raise AnsibleActionFail(
-                    f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"
-                )
+                refuse([f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"])
         if self._task.args.get("budget"):
             self._check_provision(apps, servers, hostvars)
-        result["changed"] = False
-        if self._task.args.get("reports"):
-            meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
-            wrong = wrong_values(
-                {host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")
-            )
-            if wrong:
-                raise AnsibleActionFail("; ".join(wrong))
-            run = Run.create(self._task.args["reports"])
-            run.say("", f"run {run.id}, reports go to {self._task.args['reports']}/latest")
-            result["ansible_facts"] = run.facts()
-        return result
+        reports = self._task.args.get("reports")
+        if not reports:
+            return {}
+        meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
+        refuse(wrong_values({host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")))
+        run = Run.create(reports)
+        run.say("", f"run {run.id}, reports go to {reports}/latest")
+        return {"ansible_facts": run.facts()}
 
     @staticmethod
     def _check_provision(apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]) -> None:
@@ -186,9 +175,7 @@ class ActionModule(ActionBase):
         for hosts, entry in ((servers, "main"), (apps, "client")):
             wanted = options("postgres", entry)
             missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
-        if missing:
-            raise AnsibleActionFail("; ".join(missing))
+        refuse(missing)
         if servers:
             trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
-            if trouble:
-                raise AnsibleActionFail(trouble)
+            refuse([trouble] if trouble else [])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.documents import file_name
@@ -14,22 +12,19 @@ from ..module_utils.runbook.report.page import page
 from ..module_utils.runbook.report.screen import fleet_screen, screen, state
 from ..module_utils.runbook.report.ticket import ticket
 from ..module_utils.runbook.verdict.fleet import fleet
+from ..plugin_utils.action import OnController
 from ..plugin_utils.judged import Judged, every
 from ..plugin_utils.run import Run, coloured
 
 MOST_SCREENS = 5
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller, once, as the last task."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Fails unless every host that was asked gave a report of ``healthy`` or ``restored``."""
-        result = super().run(tmp, task_vars)
-        run = Run.of(task_vars or {})
+        run = Run.of(variables)
         reports, missing, misnamed = [], {}, []
         for host, seen in every(run):
             if seen:
@@ -37,45 +32,29 @@ class ActionModule(ActionBase):
                 wrong = unknown_service(seen.host)
                 misnamed += [f"{host}: {wrong}"] if wrong else []
             else:
-                missing[host] = (run.load(f"evidence/{file_name(host)}.missed") or {}).get(
-                    "why", "it gave no evidence"
-                )
+                missing[host] = run.missed(host) or "it gave no evidence"
         connections = len(list((run.path / "databases").glob("*.json")))
         document = fleet(run.id, reports, sorted(missing), connections)
         run.write("fleet.json", document)
         run.publish()
         self._show(run, reports, missing, document)
-        bad = [
-            f"{r['host']} {r['outcome']} ({r['cause']})"
-            for r in reports
-            if r["outcome"] not in ("healthy", "restored")
-        ]
-        bad += misnamed
+        sick = [r for r in reports if r["outcome"] not in ("healthy", "restored")]
+        bad = [f"{r['host']} {r['outcome']} ({r['cause']})" for r in sick] + misnamed
         bad += [f"{host} not reached" for host in missing]
         asked = {file_name(host) for host in run.hosts()}
         lost = sorted({path.stem for path in (run.path / "evidence").glob("*.missed")} - asked)
         bad += [f"{host} (database) not read" for host in lost]
-        result.update(changed=False, run=str(run.path), outcomes={r["host"]: r["outcome"] for r in reports})
+        msg = f"{len(bad)} of {len(reports) + len(missing) + len(lost)}: {'; '.join(bad)}" if bad else ""
         if not reports and not missing:
-            result.update(
-                failed=True,
-                msg="no host of group app was part of this run, so nothing was diagnosed (see --limit)",
-            )
-        elif bad:
-            result.update(
-                failed=True, msg=f"{len(bad)} of {len(reports) + len(missing) + len(lost)}: {'; '.join(bad)}"
-            )
-        return result
+            msg = "no host of group app was part of this run, so nothing was diagnosed (see --limit)"
+        outcomes = {r["host"]: r["outcome"] for r in reports}
+        return {"run": str(run.path), "outcomes": outcomes, **({"failed": True, "msg": msg} if msg else {})}
 
     @staticmethod
     def _report(run: Run, host: str, seen: Judged) -> dict[str, Any]:
         action = run.load(f"actions/{file_name(host)}.json")
         proof = action and action["login"] and login_round(action["login"], action["login"]["kind"])
-        told = (
-            [{key: action[key] for key in ("action", "result", "why", "before", "after", "seconds")}]
-            if action
-            else []
-        )
+        keys = ("action", "result", "why", "before", "after", "seconds")
         names = [f"evidence/{file_name(host)}.json"]
         if seen.database:
             names.append(f"databases/{file_name(seen.database['database'])}.json")
@@ -83,7 +62,7 @@ class ActionModule(ActionBase):
             seen.host,
             seen.database,
             seen.verdict,
-            actions=told,
+            actions=[{key: action[key] for key in keys}] if action else [],
             proof=proof or None,
             evidence=[{"file": name, "sha256": run.digest(name)} for name in names],
             seconds=time.time() - run.started,
@@ -114,10 +93,8 @@ class ActionModule(ActionBase):
             run.display.display(coloured(screen(report, saved), state(report)))
         if len(wanted) > len(shown):
             words = "like these" if len(shown) == len(alike) else "not all of them like these"
-            run.display.display(
-                f"{len(wanted) - len(shown)} more, {words}: runbook show {saved}/hosts/HOST.json\n"
-            )
+            more = f"{len(wanted) - len(shown)} more, {words}"
+            run.display.display(f"{more}: runbook show {saved}/hosts/HOST.json\n")
         if len(reports) + len(missing) == 1:
             for host, why in missing.items():
-                reason = why.removeprefix("not reached: ")
-                run.display.display(f"{host}   NOT REACHED   {reason}; nothing is known about it\n")
+                run.display.display(f"{host}   NOT REACHED   {why}; nothing is known about it\n")

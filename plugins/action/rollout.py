@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any, Optional
 
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
 
-from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.report.rollout import end, over_budget, results
 from ..module_utils.runbook.report.words import plain
-from ..plugin_utils.run import Run, who
+from ..plugin_utils.action import OnController
+from ..plugin_utils.run import Run
 from .preflight import slots_of
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller, once."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """``operation: decide`` fails with every reason against it; ``finish`` writes the record, and fails with
         ``failed`` if that is given; ``say`` prints ``words``."""
-        result = super().run(tmp, task_vars)
-        run = Run.begun(task_vars or {})
-        result.update(changed=False, ansible_facts=run.facts())
-        if self._task.args["operation"] == "say":
-            run.say((task_vars or {})["inventory_hostname"], self._task.args["words"])
-            return result
-        if self._task.args["operation"] == "decide":
+        run = Run.begun(variables)
+        result: dict[str, Any] = {"ansible_facts": run.facts()}
+        operation = self._task.args["operation"]
+        if operation == "say":
+            run.say(variables["inventory_hostname"], self._task.args["words"])
+        elif operation == "decide":
             plans = run.notes("plan")
             problems = [f"{p['host']}: {words}" for p in plans.values() for words in p["problems"]]
-            problems += over_budget(plans, self._slots(task_vars or {}))
+            problems += over_budget(plans, self._slots(variables))
             if problems:
                 result.update(failed=True, msg=f"refused, nothing was touched: {'; '.join(problems)}")
-            return result
-        failed = self._task.args.get("failed")
-        self._record(run, failed)
-        if failed:
-            result.update(failed=True, msg=failed)
+        else:
+            failed = self._task.args.get("failed")
+            self._record(run, failed)
+            if failed:
+                result.update(failed=True, msg=failed)
         return result
 
     @staticmethod
@@ -62,5 +56,5 @@ class ActionModule(ActionBase):
         for words in end(hosts, failed):
             run.display.display(plain(words))
         if done:
-            line = {"at": rfc3339(time.time()), "who": who(), "run_id": run.id, "why": failed or ""}
-            run.append("rollouts.jsonl", {**line, "result": "stopped" if failed else "done", "hosts": hosts})
+            told = {"why": failed or "", "result": "stopped" if failed else "done", "hosts": hosts}
+            run.append("rollouts.jsonl", told)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ..module_utils.runbook.common.documents import file_name
+from ..plugin_utils.action import OnController
 from ..plugin_utils.judged import decision, every
 from ..plugin_utils.run import Run
 
@@ -18,19 +17,14 @@ WORDS = {
 }
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller, once, over every app host."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Print a line for each host; the fact ``runbook_run.acting``: the hosts where something may be done.
 
         For all others it is noted here that nothing is done, and why.
         """
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, acting = Run.of(variables), []
         for host, seen in every(run):
             if seen is None:
@@ -43,5 +37,4 @@ class ActionModule(ActionBase):
                 run.note(f"actions/{file_name(host)}.json", decision(seen, verdict.action, restart))
             else:
                 acting.append(host)
-        result.update(changed=False, ansible_facts=run.facts(acting=acting))
-        return result
+        return {"ansible_facts": run.facts(acting=acting)}

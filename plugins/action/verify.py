@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
-
-from ansible.plugins.action import ActionBase
+from typing import Any
 
 from ..module_utils.runbook.report.build import login_of
 from ..module_utils.runbook.report.words import answers
 from ..module_utils.runbook.verdict.facts import Facts, mapping, whole
+from ..plugin_utils.action import OnController
 from ..plugin_utils.judged import judged
 from ..plugin_utils.run import Run
 
 HEALTHY = 0.8  # the guide: "healthy ratio (< 80 % utilization)"
 
 
-class ActionModule(ActionBase):
+class ActionModule(OnController):
     """Runs on the controller for each app host, from the evidence that was read."""
 
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
+    def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Fails the host, in words, when one of the two does not hold."""
-        result = super().run(tmp, task_vars)
-        variables = task_vars or {}
         run, host = Run.of(variables), variables["inventory_hostname"]
         seen = judged(run, host)
         facts = Facts(seen.host if seen else None, seen.database if seen else None)
@@ -44,5 +38,4 @@ class ActionModule(ActionBase):
         )
         words = "; ".join(wrong) or f"login {login}; {pools or 'no status socket to ask'}"
         run.say(host, f"{'NOT VERIFIED' if wrong else 'verified'}: {words}")
-        result.update(changed=False, failed=bool(wrong), msg=words)
-        return result
+        return {"failed": bool(wrong), "msg": words}

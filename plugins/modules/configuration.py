@@ -106,9 +106,8 @@ def main() -> None:
     """Say it, or do it."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        told = (apply if module.params["operation"] == "apply" and not module.check_mode else plan)(
-            module.params
-        )
+        acts = module.params["operation"] == "apply" and not module.check_mode
+        told = apply(module.params) if acts else plan(module.params)
     except (Refused, Failed) as refused:
         module.fail_json(msg=str(refused))
     changed = told["act"] and module.check_mode if "act" in told else told["result"] in ("done", "undone")

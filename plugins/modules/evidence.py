@@ -98,31 +98,20 @@ ARGUMENTS = {
 
 def main() -> None:
     """Read, within the trip's own deadline."""
-    module = AnsibleModule(
-        argument_spec=ARGUMENTS,
-        supports_check_mode=True,
-        required_if=[("read_host", True, ("login_url",))],
-    )
+    needed = [("read_host", True, ("login_url",))]
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, required_if=needed)
     request = dict(module.params)
     if not 0 < request["login_seconds"] <= 60:
-        module.fail_json(
-            msg=f"diagnose_login_seconds is {request['login_seconds']:g}: wanted is more than 0, at most 60"
-        )
+        given = request["login_seconds"]
+        module.fail_json(msg=f"diagnose_login_seconds is {given:g}: wanted is more than 0, at most 60")
     wanted = request["database"]
     if wanted:
-        target = (
-            {key: wanted[key] for key in ("host", "port", "name", "user", "sslmode")}
-            if wanted["host"]
-            else None
-        )
+        target = {key: wanted[key] for key in ("host", "port", "name", "user", "sslmode")}
         request["database"] = {
-            "run_id": request["run_id"],
-            "host": request["host"],
+            **{key: request[key] for key in ("run_id", "host")},
+            **{key: wanted[key] for key in ("password", "app_user", "command")},
             "database": wanted["label"],
-            "target": target,
-            "password": wanted["password"],
-            "app_user": wanted["app_user"],
-            "command": wanted["command"],
+            "target": target if wanted["host"] else None,
         }
     # A collector that hangs is in a daemon thread, which does not keep the interpreter.
     try:

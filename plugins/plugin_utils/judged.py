@@ -21,14 +21,11 @@ class Judged(NamedTuple):
 
 def judged(run: Run, host: str) -> Optional[Judged]:
     """The verdict over one host; None when it gave no evidence. Cheap and pure, so it is never kept."""
-    evidence = run.load(f"evidence/{file_name(host)}.json")
+    evidence = run.evidence_of(host)
     if evidence is None:
         return None
     label = (run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main")
-    return _judged(evidence, run.database_of(label))
-
-
-def _judged(evidence: dict[str, Any], database: Optional[dict[str, Any]]) -> Judged:
+    database = run.database_of(label)
     return Judged(evidence, database, judge(evidence, database))
 
 
@@ -38,8 +35,8 @@ def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
     for host, label in run.hosts().items():
         if label not in databases:
             databases[label] = run.database_of(label)
-        evidence = run.load(f"evidence/{file_name(host)}.json")
-        yield host, None if evidence is None else _judged(evidence, databases[label])
+        evidence, database = run.evidence_of(host), databases[label]
+        yield host, None if evidence is None else Judged(evidence, database, judge(evidence, database))
 
 
 def decision(seen: Judged, wanted: str, restart: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ansible.utils.color import stringc
 from ansible.utils.display import Display
 
 from ..module_utils.runbook.common import documents
+from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.words import plain
 
@@ -109,23 +110,26 @@ class Run:
         asked = [json.loads(path.read_text()) for path in (self.path / "evidence").glob("*.asked")]
         return {one["host"]: one["label"] for one in sorted(asked, key=lambda one: str(one["host"]))}
 
+    def evidence_of(self, host: str) -> Optional[dict[str, Any]]:
+        """The evidence of an app host; None where there is none."""
+        return self.load(f"evidence/{file_name(host)}.json")
+
+    def missed(self, host: str) -> Optional[str]:
+        """Why a host gave no evidence; None where that is not known."""
+        return (self.load(f"evidence/{file_name(host)}.missed") or {}).get("why")
+
     def database_of(self, label: str) -> Optional[dict[str, Any]]:
         """The evidence of the database that an app host belongs to."""
         return self.load(f"databases/{file_name(label)}.json")
-
-    def actions(self) -> dict[str, dict[str, Any]]:
-        """What was done in this run, by host."""
-        return self.notes("actions")
 
     def earlier(self, host: str) -> list[dict[str, Any]]:
         """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
         runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())
         found = []
         for name in [name for name in runs if name < self.id][-EARLIER:]:
+            path = self.path.parent / name / "hosts" / f"{file_name(host)}.json"
             with contextlib.suppress(OSError, ValueError):
-                found.append(
-                    json.loads((self.path.parent / name / "hosts" / f"{file_name(host)}.json").read_text())
-                )
+                found.append(json.loads(path.read_text()))
         return found
 
     def notes(self, folder: str) -> dict[str, dict[str, Any]]:
@@ -133,7 +137,8 @@ class Run:
         return {path.stem: json.loads(path.read_text()) for path in (self.path / folder).glob("*.json")}
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """One line in a log beside the runs: ``audit.log``, ``rollouts.jsonl``."""
+        """One line in a log beside the runs: when, who and in which run, and ``line``; ``audit.log``, ``rollouts.jsonl``."""
+        line = {"at": rfc3339(time.time()), "who": who(), "run_id": self.id, **line}
         path = self.path.parent / name
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "a", encoding="utf-8") as file:
@@ -157,11 +162,6 @@ def who() -> str:
 
 def coloured(screen: str, state: str) -> str:
     """The screen with its state words coloured; Ansible decides whether there are colours at all."""
-    color = (
-        "green"
-        if state.startswith(("HEALTHY", "RESTORED"))
-        else "yellow"
-        if state.startswith("UNKNOWN")
-        else "red"
-    )
+    colors = {"HEALTHY": "green", "RESTORED": "green", "UNKNOWN": "yellow"}
+    color = next((color for word, color in colors.items() if state.startswith(word)), "red")
     return screen.replace(state, stringc(state, color), 1)

@@ -13,16 +13,17 @@ import json
 import os
 import re
 import signal
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, TypeVar
 
 from ..common.clock import rfc3339
+from ..common.documents import write_whole
 from ..common.masking import Masker
+from ..common.settings import key_of, same
 from ..evidence import login, new_connection, proc, process, settings, step2_pool
 from ..evidence.wire import WireError
 from .service import Failed, Lock, Refused, audit, call, prove
@@ -46,6 +47,7 @@ _HEADROOM = """
 
 Request = dict[str, Any]
 Values = dict[str, str]
+Told = TypeVar("Told")
 
 
 class Seen(NamedTuple):
@@ -83,10 +85,7 @@ def idle_problems(values: Mapping[str, str], cut: float, server_cut: float) -> l
     """
     lifetime, idle = float(values["POSTGRES_POOL_CONNECTION_LIFETIME"]), values["POSTGRES_KEEPALIVES_IDLE"]
     problems = []
-    for name, seconds in (
-        ("rollout_idle_cut_seconds", cut),
-        ("the server's idle_session_timeout", server_cut),
-    ):
+    for name, seconds in ("rollout_idle_cut_seconds", cut), ("the server's idle_session_timeout", server_cut):
         if seconds and not 0 < lifetime < seconds:
             problems.append(
                 f"postgres_pool_connection_lifetime is {lifetime:g}: allowed is more than 0 and less than"
@@ -99,21 +98,9 @@ def idle_problems(values: Mapping[str, str], cut: float, server_cut: float) -> l
     return problems
 
 
-def _key(name: str) -> str:
-    """POSTGRES_POOL_MAX_CONNECTIONS → max_connections, as the status has it."""
-    return name.upper().removeprefix("POSTGRES_").removeprefix("POOL_").lower()
-
-
 def _text(value: object) -> str:
     """As a person writes it: 7, not 7.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _same(one: object, other: str) -> bool:
-    try:
-        return float(str(one)) == float(other)
-    except ValueError:
-        return str(one) == other
 
 
 def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -123,10 +110,10 @@ def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> li
     """
     told = {**{key: status[key] for key in ("host", "port", "database", "user")}, **status["config"]}
     for override in status["overrides"]:
-        told.pop(_key(override["name"]), None)
+        told.pop(key_of(override["name"]), None)
     wanted = {name: value for name, value in values.items() if name.startswith("POSTGRES_")}
-    found = ((name, told.get(_key(name)), value) for name, value in wanted.items())
-    return [(name, _text(has)) for name, has, value in found if has is not None and not _same(has, value)]
+    found = ((name, told.get(key_of(name)), value) for name, value in wanted.items())
+    return [(name, _text(has)) for name, has, value in found if has is not None and not same(str(has), value)]
 
 
 # -- looking ---------------------------------------------------------------------------------------------
@@ -134,20 +121,15 @@ def pool_differences(status: Mapping[str, Any], values: Mapping[str, str]) -> li
 
 def _unit(request: Request) -> dict[str, str]:
     """What systemd says of the service. Raises Failed without an answer, which is not the same as no process."""
-    deadline = time.monotonic() + _CHECK
-    while True:
-        told = process.systemd_unit(request["service"])
-        if told:
-            return told
-        if time.monotonic() >= deadline:
-            raise Failed(f"systemd tells nothing of {request['service']} within {_CHECK:g} s")
+    words = f"systemd tells nothing of {request['service']} within {_CHECK:g} s"
+    return _await(lambda: process.systemd_unit(request["service"]), _CHECK, words)
 
 
 def _look(request: Request) -> Seen:
     unit = _unit(request)
     pid = int(unit.get("MainPID") or 0)
     pids = process.service_pids(unit, None, []) if pid else []
-    texts = {path: _read(path) for path in (request["environment_file"], request["private_file"])}
+    texts = {path: _read(path) for path, _ in _files(request)}
     journal = json.loads(_read(_journal(request)) or "null")
     pools = step2_pool.collect(pids, request["status_directories"], _ASK)["processes"]
     return Seen(unit, pid, (settings.environ(pid) if pid else None) or {}, pools, journal, texts)
@@ -164,11 +146,16 @@ def _read(path: str) -> Optional[str]:
         return None
 
 
+def _files(request: Request) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """(path, variables) of what all may read, and of the secrets."""
+    return (
+        (request["environment_file"], request["variables"]),
+        (request["private_file"], request["secrets"]),
+    )
+
+
 def _wanted(request: Request) -> dict[str, Optional[str]]:
-    return {
-        request["environment_file"]: render(request["variables"]),
-        request["private_file"]: render(request["secrets"]),
-    }
+    return {path: render(values) for path, values in _files(request)}
 
 
 def _values(request: Request) -> Values:
@@ -247,7 +234,6 @@ def plan(request: Request) -> dict[str, Any]:
     values = _values(request)
     masker = Masker(request["secrets"].values())
     seen = _look(request)
-    known = seen.unit.get("LoadState") == "loaded"
     stale = _stale(request, seen, values)
     on_disk = parse(seen.texts.values())
     write = [
@@ -279,16 +265,13 @@ def plan(request: Request) -> dict[str, Any]:
         "others": None,
         "problems": [],
     }
-    if not known:
+    if seen.unit.get("LoadState") != "loaded":
         if not request["repair"]:
             told["problems"] = [f"{request['service']} is not on this host: playbooks/site.yml deploys it"]
         return told
-    told["problems"] = [
-        *_refused_by_the_app(request, values),
-        *_refused_by_the_server(request, values, told),
-        *([] if request["repair"] or seen.journal else _ill(request, seen)),
-    ]
-    told["problems"] = [masker.text(words) for words in told["problems"]]
+    problems = _refused_by_the_app(request, values) + _refused_by_the_server(request, values, told)
+    problems += [] if request["repair"] or seen.journal else _ill(request, seen)
+    told["problems"] = [masker.text(words) for words in problems]
     return told
 
 
@@ -336,10 +319,9 @@ def _ill(request: Request, seen: Seen) -> list[str]:
     """What keeps this host from being called healthy."""
     if not seen.pid:
         return [f"not healthy: {request['service']} does not run"]
-    problems = [_ready(request["ready_url"])]
-    problems += [
-        f"pid {row['pid']} does not tell its pool: {row['error']}" for row in seen.pools if row["error"]
-    ]
+    mute = [row for row in seen.pools if row["error"]]
+    problems = [f"pid {row['pid']} does not tell its pool: {row['error']}" for row in mute]
+    problems.insert(0, _ready(request["ready_url"]))
     if request["probe"]:
         probe = login.Probe(request["login_url"], request["login_username"], request["login_password"])
         attempts = request["login_attempts"] or max(3, 2 * len(seen.pools))
@@ -368,9 +350,8 @@ def apply(request: Request) -> dict[str, Any]:
             finally:
                 outcome.update(why=masker.text(outcome["why"]), seconds=round(time.monotonic() - began, 3))
                 if outcome["result"] != "unchanged":
-                    line = {key: request[key] for key in ("who", "run_id")}
-                    line.update(at=rfc3339(time.time()), action="rollout", what=request["environment_file"])
-                    audit(state, {**line, "result": outcome["result"], "why": outcome["why"]})
+                    what = {"action": "rollout", "what": request["environment_file"]}
+                    audit(state, request, outcome, what)
     except (Refused, Failed) as refused:  # before anything was touched: later, what fails is undone
         outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
     return outcome
@@ -420,10 +401,7 @@ def _proven(request: Request, seen: Seen) -> dict[str, Optional[str]]:
     texts = dict(seen.texts)
     if not seen.pid:
         return texts
-    for path, wanted in (
-        (request["environment_file"], request["variables"]),
-        (request["private_file"], request["secrets"]),
-    ):
+    for path, wanted in _files(request):
         on_disk = parse([texts[path]])
         if not on_disk or any(seen.environ.get(name) != value for name, value in on_disk.items()):
             names = {*on_disk, *wanted} & seen.environ.keys()
@@ -433,7 +411,7 @@ def _proven(request: Request, seen: Seen) -> dict[str, Optional[str]]:
 
 def _step(request: Request, journal: dict[str, Any], name: str) -> None:
     journal["step"] = name
-    _write(_journal(request), json.dumps(journal), 0o600, 0)
+    write_whole(Path(_journal(request)), json.dumps(journal), 0o600, 0)
 
 
 def _drain(request: Request, seen: Seen, journal: dict[str, Any]) -> None:
@@ -441,14 +419,13 @@ def _drain(request: Request, seen: Seen, journal: dict[str, Any]) -> None:
     _step(request, journal, "drain")
     drain_file = request["drain_file"]
     if drain_file:
-        words = (
-            f"out of traffic for rollout {journal['run_id']} by {journal['who']} since {journal['since']}\n"
-        )
-        _write(drain_file, words, 0o644, 0)
+        told = "out of traffic for rollout {run_id} by {who} since {since}\n".format(**journal)
+        write_whole(Path(drain_file), told, 0o644, 0)
     if not seen.pid:
         return
     if drain_file and seen.environ.get("APP_DRAIN_FILE") == drain_file:
-        _await(lambda: bool(_ready(request["ready_url"])), _CONNECT, "/readyz still says that it is ready")
+        words = f"/readyz still says that it is ready after {_CONNECT:g} s"
+        _await(lambda: _ready(request["ready_url"]), _CONNECT, words)
     time.sleep(request["drain_seconds"])  # nothing on this host tells what a balancer has noticed
     port, deadline = login.port_of(request["ready_url"]), time.monotonic() + request["drain_timeout"]
     while _connections(port) and time.monotonic() < deadline:  # those left have the app's own time to stop
@@ -465,9 +442,8 @@ def _restart(request: Request) -> int:
     call(["systemctl", "reset-failed", request["service"]], _CHECK)
     status, words = call(["systemctl", "restart", request["service"]], _RESTART)
     if status:
-        raise Failed(
-            f"systemctl restart {request['service']}: {' '.join(words.split())}{_last_words(request)}"
-        )
+        told = " ".join(words.split())
+        raise Failed(f"systemctl restart {request['service']}: {told}{_last_words(request)}")
     return int(_unit(request).get("MainPID") or 0)
 
 
@@ -520,21 +496,18 @@ def _undo(request: Request, journal: dict[str, Any]) -> None:
 
 def _last_words(request: Request) -> str:
     """The last line of the app's log."""
-    try:
-        with Path(request["log"]).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except OSError:
-        return ""
+    lines = proc.end_of(Path(request["log"]), 2000).split("\n")
     return next((f"; the last line of its log: {line[:300]}" for line in reversed(lines) if line.strip()), "")
 
 
-def _await(holds: Any, seconds: float, words: str) -> None:
+def _await(asked: Callable[[], Told], seconds: float, words: str) -> Told:
+    """The first answer that says something. Raises Failed with ``words`` where none does in time."""
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not (told := asked()):
         if time.monotonic() >= deadline:
-            raise Failed(f"{words} after {seconds:g} s")
+            raise Failed(words)
         time.sleep(_POLL)
+    return told
 
 
 def _write_all(request: Request, texts: Mapping[str, Optional[str]]) -> None:
@@ -542,20 +515,4 @@ def _write_all(request: Request, texts: Mapping[str, Optional[str]]) -> None:
         if text is None:
             Path(path).unlink(missing_ok=True)
         else:
-            _write(path, text, *_owner(request))
-
-
-def _write(path: str, text: str, mode: int, group: int) -> None:
-    """Whole or not at all, also when the power fails."""
-    directory = Path(path).parent
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{Path(path).name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.fchmod(handle, mode)
-        os.fchown(handle, 0, group)
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    Path(temporary).replace(path)
-    above = os.open(directory, os.O_RDONLY)
-    os.fsync(above)
-    os.close(above)
+            write_whole(Path(path), text, *_owner(request))

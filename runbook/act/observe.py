@@ -7,6 +7,7 @@ itself, whatever becomes of the controller. An app without a status socket is lo
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, Optional
 
 from ..common.clock import rfc3339
@@ -65,9 +66,7 @@ def look(request: Document) -> Document:
         except (OSError, ValueError, KeyError):
             continue  # the last trip says so if it stays that way
     watch = sockets.Watch(pids, request.get("peers") or [])
-    states: dict[str, int] = {}
-    for row in watch.sample("meanwhile"):
-        states[row["state"]] = states.get(row["state"], 0) + 1
+    states = dict(Counter(row["state"] for row in watch.sample("meanwhile")))
     blind = bool(pids) and len(watch.unreadable) == len(pids)
     return {"at": rfc3339(time.time()), "pools": pools, "sockets": None if blind else states}
 
@@ -141,13 +140,8 @@ def _follower(request: Document, mark: Optional[Document]) -> Optional[Follower]
 
 def _log(request: Document, mark: Document) -> Document:
     follower = _follower(request, mark)
-    text = follower.appended() if follower else ""
-    lines = text.splitlines()
+    lines = follower.appended().splitlines() if follower else []
     told = summarize(lines, None)
     samples = {name: line[:_TEXT] for name, line in told["samples"].items()}
-    return {
-        "path": request.get("log") or f"journal of {request['service']}",
-        "lines": len(lines),
-        "counts": told["counts"],
-        "samples": samples,
-    }
+    path = request.get("log") or f"journal of {request['service']}"
+    return {"path": path, "lines": len(lines), "counts": told["counts"], "samples": samples}

@@ -38,13 +38,8 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
     """
     began = time.monotonic()
     state = process.state_directory(request.get("state_directory"))
-    outcome: dict[str, Any] = {
-        "result": "done",
-        "why": "",
-        "before": request["before"],
-        "after": [],
-        "login": None,
-    }
+    outcome: dict[str, Any] = {"result": "done", "why": "", "before": request["before"]}
+    outcome.update(after=[], login=None)
     unit = process.systemd_unit(request.get("service"))
     app = settings.collect(request.get("environment_file"), unit, [])
     masker = Masker([request.get("login_password"), *app.secrets])
@@ -57,12 +52,10 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
                 _run(request, masker)
                 outcome["after"] = _wait_for_new_processes(request)
                 outcome["login"] = prove(request)
-                ready = time.monotonic() - began
-                outcome["why"] = f"ready after {ready:.1f} s"
+                outcome["why"] = f"ready after {time.monotonic() - began:.1f} s"
                 if not outcome["login"]["ok"]:
-                    raise Failed(
-                        f"every process is new, and the login still fails: {outcome['login']['detail']}"
-                    )
+                    detail = outcome["login"]["detail"]
+                    raise Failed(f"every process is new, and the login still fails: {detail}")
             except Failed as failed:
                 outcome.update(result="failed", why=masker.text(str(failed)))
             except Refused as refused:
@@ -74,9 +67,7 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
                 outcome["seconds"] = round(time.monotonic() - began, 3)
                 _audit(state, request, outcome)
     except Refused as refused:
-        outcome.update(
-            result="refused", why=str(refused), after=[], seconds=round(time.monotonic() - began, 3)
-        )
+        outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
     return outcome
 
 
@@ -220,16 +211,14 @@ def _wait_for_new_processes(request: dict[str, Any]) -> list[dict[str, int]]:
     """The new processes, once the port is listened on and not one old process is left."""
     deadline = time.monotonic() + request["ready_timeout"]
     old = _keys(request["before"])
-    words = "nothing listens on the login's port"
+    left: set[tuple[Any, Any]] = set()
     while time.monotonic() < deadline:
         now, listening = identities(request)
         left = old & _keys(now)
         if listening and now and not left:
             return now
-        words = (
-            f"pid {min(left)[0]} is still the old process" if left else "nothing listens on the login's port"
-        )
         time.sleep(_POLL)
+    words = f"pid {min(left)[0]} is still the old process" if left else "nothing listens on the login's port"
     raise Failed(f"not ready within {request['ready_timeout']:.0f} s: {words}")
 
 
@@ -237,39 +226,26 @@ def prove(request: dict[str, Any]) -> dict[str, Any]:
     """One login until the app is ready, then a whole round of them."""
     deadline = time.monotonic() + request["ready_timeout"]
     probe = login.Probe(request["login_url"], request.get("login_username"), request.get("login_password"))
-    first = probe.round(1)
-    while (
-        not first["ok"]
-        and time.monotonic() < deadline
-        and set(first["by_status"]) <= {"refused", "reset", "503"}
-    ):
-        time.sleep(_POLL)
+    while time.monotonic() < deadline:
         first = probe.round(1)
-    return {
-        "kind": probe.kind,
-        **probe.round(request["login_attempts"] or max(3, 2 * len(identities(request)[0]))),
-    }
+        if first["ok"] or not set(first["by_status"]) <= {"refused", "reset", "503"}:
+            break
+        time.sleep(_POLL)
+    attempts = request["login_attempts"] or max(3, 2 * len(identities(request)[0]))
+    return {"kind": probe.kind, **probe.round(attempts)}
 
 
 def _audit(state: Path, request: dict[str, Any], outcome: dict[str, Any]) -> None:
-    line = {
-        "at": rfc3339(time.time()),
-        "who": request["who"],
-        "run_id": request["run_id"],
-        "action": request["action"],
-        "what": _what(request),
-        "cause": request["cause"],
-        "result": outcome["result"],
-        "why": outcome["why"],
-        "before": [row.get("pid") for row in outcome["before"]],
-        "after": [row.get("pid") for row in outcome["after"]],
-        "login_ok": bool(outcome["login"] and outcome["login"]["ok"]),
-    }
-    audit(state, line)
+    pids = {key: [row.get("pid") for row in outcome[key]] for key in ("before", "after")}
+    login_ok = bool(outcome["login"] and outcome["login"]["ok"])
+    line = {"action": request["action"], "what": _what(request), "cause": request["cause"]}
+    audit(state, request, outcome, {**line, **pids, "login_ok": login_ok})
 
 
-def audit(state: Path, line: dict[str, Any]) -> None:
-    """One line in this host's audit log, which everybody may read."""
+def audit(state: Path, request: dict[str, Any], outcome: dict[str, Any], line: dict[str, Any]) -> None:
+    """One line in this host's audit log, which everybody may read: when, who, in which run, what came of it."""
+    who = {key: request[key] for key in ("who", "run_id")}
+    line = {"at": rfc3339(time.time()), **who, **line, **{key: outcome[key] for key in ("result", "why")}}
     handle = os.open(
         state / "audit.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
     )

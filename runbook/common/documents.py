@@ -70,14 +70,24 @@ def write_text(path: Path, text: str) -> str:
     for above in reversed(path.parents):
         if not above.exists():
             above.mkdir(mode=0o700, exist_ok=True)
+    write_whole(path, text, 0o600)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_whole(path: Path, text: str, mode: int, group: int = -1) -> None:
+    """Write a text, whole or not at all, also when the power fails; ``group`` -1 is the user's own."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, mode)
+            os.fchown(handle, -1, group)
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(handle)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return hashlib.sha256(text.encode()).hexdigest()
+    above = os.open(path.parent, os.O_RDONLY)
+    os.fsync(above)
+    os.close(above)

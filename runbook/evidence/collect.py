@@ -175,7 +175,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     looked = job(_SOCKETS, first_look)
     pool = job(_POOL + 1, lambda: step2_pool.collect(pids, request.get("status_directories") or [], _POOL))
     marked = job(_LOOK, lambda: {"log": _follow(request, service, pids)})
-    source = job(_SOURCE, lambda: _source(request.get("source") or _directories(processes)))
+    source = job(_SOURCE, lambda: _source(request.get("source") or [], processes))
     first_view, views["pool"], followed = looked.view(), pool.view(), marked.view()
     asked = views["pool"]["data"]
     if asked and not asked["processes"]:  # read, and there is none: the other views decide
@@ -263,9 +263,8 @@ def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str,
     """Tried with the settings; where those are not known, a knock at the one place that the app is connected to."""
     if config.database:
         data = new_connection.collect(config.database, config.password, _CONNECT)
-        elsewhere = [
-            row["peer"] for row in rows if row["state"] == "ESTAB" and row["peer"] not in _places(data)
-        ]
+        places = {join_address(address, data["port"]) for address in data["addresses"]}
+        elsewhere = [row["peer"] for row in rows if row["state"] == "ESTAB" and row["peer"] not in places]
         if data["ok"] and elsewhere:
             data["live"] = _node(config, max(elsewhere, key=elsewhere.count))
         return data
@@ -275,10 +274,6 @@ def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str,
     host, _, port = peers.pop().rpartition(":")
     place = {"host": host.strip("[]"), "port": int(port), "name": "postgres", "user": ""}
     return new_connection.collect(place, None, _CONNECT)
-
-
-def _places(data: dict[str, Any]) -> list[str]:
-    return [join_address(address, data["port"]) for address in data["addresses"]]
 
 
 def _node(config: settings.Settings, peer: str) -> dict[str, Any]:
@@ -299,23 +294,18 @@ def _login(request: dict[str, Any], processes: list[dict[str, Any]], held: int, 
     return login.collect(probe, attempts, held * max(1, len(processes)), end)
 
 
-def _source(roots: list[str]) -> dict[str, Any]:
+def _source(named: list[str], processes: list[dict[str, Any]]) -> dict[str, Any]:
+    roots = named or sorted({row["directory"] for row in processes} - {"/", "", None})
     if not roots:
         raise Unread("where the app's source lies is not known; name it in diagnose_source")
     return step4_leaks.collect(roots, _SOURCE - 0.5)
 
 
-def _directories(processes: list[dict[str, Any]]) -> list[str]:
-    found = {row["directory"] for row in processes if row["directory"] and row["directory"] != "/"}
-    return sorted(found)
-
-
 def _follow(request: dict[str, Any], service: Optional[str], pids: list[int]) -> Follower:
     path = request.get("log") or next(filter(None, map(log_of, pids[:1])), None)
     if not path and not service:
-        raise Unread(
-            "no log is named for this host, and its process writes into no file; name it in diagnose_log"
-        )
+        words = "no log is named for this host, and its process writes into no file"
+        raise Unread(f"{words}; name it in diagnose_log")
     try:
         return Follower(path, service, request.get("window") or 3600.0)
     except OSError as error:
@@ -336,13 +326,12 @@ def _sockets_view(
         return view(None, "the app reaches PostgreSQL over a unix socket, which has no TCP state")
     if processes["data"] is None:
         return view(None, f"the processes are not known: {processes['reason']}")
-    unreadable = len(data["unreadable_pids"])
-    if unreadable and unreadable == len(watch[0].pids):
-        return view(
-            None, f"no right to read the descriptors of {unreadable} processes; become the app's user"
-        )
-    if not watch[0].pids and processes["data"]["listening"]:
-        return view(
-            None, "something listens, but whose process it is needs more rights; become the app's user"
-        )
+    unreadable, pids = len(data["unreadable_pids"]), watch[0].pids
+    denied = ""
+    if unreadable and unreadable == len(pids):
+        denied = f"no right to read the descriptors of {unreadable} processes"
+    elif not pids and processes["data"]["listening"]:
+        denied = "something listens, but whose process it is needs more rights"
+    if denied:
+        return view(None, f"{denied}; become the app's user")
     return {**view(data), "seconds": round(time.monotonic() - watch[0].started, 3)}

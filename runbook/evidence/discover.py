@@ -6,6 +6,7 @@ answers are possible: the candidates are told.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Optional
 from ..common.masking import Masker
 from ..leaks.search import IGNORED
 from . import proc, process, settings
-from .log import BLOCK_BYTES, log_of, tail
+from .log import BLOCK_BYTES, log_of
 from .new_connection import resolve
 from .wire import WireError
 
@@ -41,7 +42,7 @@ def discover(port: Optional[int]) -> list[dict[str, Any]]:
     access log has them), ``login_routes`` (as the source has them), ``unread`` (in words).
     """
     found = []
-    for at, holders in sorted(_listeners(port).items()):
+    for at, holders in sorted(proc.listeners(port).items()):
         if not holders:
             if port is not None:
                 found.append(_nobody(at))
@@ -54,20 +55,6 @@ def discover(port: Optional[int]) -> list[dict[str, Any]]:
     return found
 
 
-def _listeners(port: Optional[int]) -> dict[int, list[int]]:
-    """port → pids that hold a listening socket on it; none where they may not be read."""
-    inodes: dict[int, int] = {}
-    for inode, row in proc.tcp_table(os.getpid()).items():
-        if row["state"] == "LISTEN":
-            inodes[inode] = int(row["local"].rpartition(":")[2])
-    ports: dict[int, list[int]] = {at: [] for at in inodes.values() if port in (None, at)}
-    for pid in proc.pids():
-        for at in {inodes[i] for i in (proc.socket_fds(pid) or {}).values() if i in inodes}:
-            if at in ports:
-                ports[at].append(pid)
-    return ports
-
-
 def _nobody(port: int) -> dict[str, Any]:
     words = f"whose process listens on port {port}: that needs root, or the app's own user"
     lists = ("peers", "login_paths", "login_routes")
@@ -78,19 +65,17 @@ def _nobody(port: int) -> dict[str, Any]:
 
 def _describe(port: int, oldest: int, members: list[int]) -> dict[str, Any]:
     told = proc.describe(oldest, 0.0) or {}
-    group = (proc.read(proc.PROC / str(oldest) / "cgroup") or b"").decode("utf-8", "replace")
+    group = proc.read_text(proc.PROC / str(oldest) / "cgroup")
     units = [name for name in _UNIT.findall(group) if not name.startswith("user@")]
     service = units[-1] if units else None
     unit = process.systemd_unit(service) if service else {}
     log, directory = log_of(oldest), told.get("directory")
     config = settings.collect(None, unit, [{"pid": oldest, "directory": directory}])
-    environment = settings.environ(oldest)
     unread = []
     if not told.get("readable"):
-        unread.append(
-            f"the descriptors of pid {oldest} (user {told.get('user')}): its log and its connections"
-        )
-    if environment is None:
+        whose = f"pid {oldest} (user {told.get('user')})"
+        unread.append(f"the descriptors of {whose}: its log and its connections")
+    if settings.environ(oldest) is None:
         unread.append(f"the environment of pid {oldest}, where its database may be named")
     peers = _peers(members)
     file = None if service or config.file else _file_with(config, peers, directory)
@@ -150,27 +135,19 @@ def _is_connected(database: dict[str, Any], peers: list[str]) -> bool:
 
 def _pid_file(pid: int, directory: Optional[str]) -> Optional[str]:
     """A file *.pid that names the process."""
-    places = [*([Path(directory)] if directory and directory != "/" else [])]
+    places = [Path(directory)] if directory and directory != "/" else []
     places += [found for name in _PLACES_OF_PID_FILES for found in Path("/").glob(name.lstrip("/"))]
     for place in places:
-        try:
-            names = sorted(place.glob("*.pid"))[:_MOST_FILES]
-        except OSError:
-            continue
-        for name in names:
-            if process.read_pid(str(name)) == pid:
-                return str(name)
+        with contextlib.suppress(OSError):
+            for name in sorted(place.glob("*.pid"))[:_MOST_FILES]:
+                if process.read_pid(str(name)) == pid:
+                    return str(name)
     return None
 
 
 def _login_paths(log: Optional[str]) -> list[str]:
     """Where people logged in, as the end of the access log has it; the most frequent first."""
-    if not log:
-        return []
-    try:
-        text, _ = tail(Path(log), Path(log).stat().st_size, BLOCK_BYTES)
-    except OSError:
-        return []
+    text = proc.end_of(Path(log), BLOCK_BYTES) if log else ""
     paths = [path for path in _LOGGED.findall(text) if not _LOGOUT.search(path)]
     return sorted(dict.fromkeys(paths), key=lambda path: (-paths.count(path), path))[:5]
 
@@ -183,7 +160,7 @@ def _login_routes(directory: Optional[str]) -> list[str]:
         names[:] = sorted(name for name in names if not name.startswith(".") and name not in IGNORED)
         for name in sorted(files):
             if name.endswith(".py") and left > 0:
-                text = (proc.read(Path(at, name), left) or b"").decode("utf-8", "replace")
+                text = proc.read_text(Path(at, name), left)
                 left -= len(text)
                 found += [route for route in _ROUTE.findall(text) if not _LOGOUT.search(route)]
     return list(dict.fromkeys(found))[:5]

@@ -98,10 +98,8 @@ def line_time(line: str) -> Optional[float]:
         if zone in ("Z", "UTC", "GMT"):
             moment = moment.replace(tzinfo=timezone.utc)
         elif zone:
-            sign, digits = zone[0], zone[1:].replace(":", "")
-            moment = datetime.fromisoformat(
-                f"{iso.group(1)}T{iso.group(2)}{sign}{digits[:2]}:{digits[2:] or '00'}"
-            )
+            digits = zone[1:].replace(":", "")
+            moment = datetime.fromisoformat(f"{moment.isoformat()}{zone[0]}{digits[:2]}:{digits[2:] or '00'}")
         return moment.timestamp() + float(f"0.{iso.group(3) or 0}")  # without a zone: this machine's time
     except (ValueError, OverflowError):
         return None
@@ -195,12 +193,6 @@ class Follower:
         lines = done.stdout.splitlines(keepends=True)
         appended = [line for line in lines if (line_time(line) or 0) >= self.began]
         return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
-
-
-def tail(path: Path, size: int, most: int) -> tuple[str, bool]:
-    """The last ``most`` bytes of a file as whole lines, and whether that is all of it."""
-    start = max(0, size - most)
-    return _whole_lines(_slice(path, start, size), start), start == 0
 
 
 def read_back(path: Path, size: int, since: float, mark: int) -> tuple[bytes, bool]:
@@ -305,15 +297,7 @@ def summarize(lines: list[str], since: Optional[float]) -> dict[str, Any]:
                 last[name] = rfc3339(at)
         found = _POOL_LINE.search(lower)
         if found:
-            active, maximum = (
-                (found.group(1), found.group(2)) if found.group(1) else (found.group(4), found.group(3))
-            )
+            active, maximum = (found[1], found[2]) if found[1] else (found[4], found[3])
             pool_line = {"active": int(active), "maximum": int(maximum), "at": rfc3339(at) if at else None}
-    return {
-        "counts": counts,
-        "first": first,
-        "last": last,
-        "samples": samples,
-        "pool_line": pool_line,
-        "_reached": reached,
-    }
+    told = {"counts": counts, "first": first, "last": last, "samples": samples, "pool_line": pool_line}
+    return {**told, "_reached": reached}

@@ -8,6 +8,7 @@ followed by others until one began after as many probes as there were connection
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import secrets
@@ -16,6 +17,7 @@ import ssl
 import string
 import threading
 import time
+from collections import Counter
 from typing import Any, Optional
 from urllib.parse import quote, urlsplit
 
@@ -60,14 +62,11 @@ class Probe:
         for thread in threads:
             thread.join(max(0.0, began + self.seconds + 0.5 - time.monotonic()))
         answers = [result or ("timeout", f"no answer within {self.seconds:.0f} s") for result in results]
-        by_status: dict[str, int] = {}
-        for status, _ in answers:
-            by_status[status] = by_status.get(status, 0) + 1
         failed = [detail for status, detail in answers if not self.passed(status)]
         return {
             "attempts": attempts,
             "failed": len(failed),
-            "by_status": by_status,
+            "by_status": dict(Counter(status for status, _ in answers)),
             "seconds": round(time.monotonic() - began, 3),
             "ok": not failed,
             "started_at": rfc3339(started),
@@ -95,20 +94,14 @@ class Probe:
 
     def _once(self) -> tuple[str, str]:
         """(status, the answer's beginning) of one login."""
-        connection: Optional[http.client.HTTPConnection] = None
+        body = json.dumps({"username": self._username, "password": self._password})
         try:
-            connection = _connection(self.url, self.seconds)
-            body = json.dumps({"username": self._username, "password": self._password})
             parts = urlsplit(self.url)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request(
-                "POST",
-                quote(target, safe=string.punctuation),  # what is encoded already stays as it is
-                body,
-                {"Content-Type": "application/json", "Connection": "close"},
+            # What is encoded already stays as it is.
+            return self._post(
+                quote(target, safe=string.punctuation), body, {"Content-Type": "application/json"}
             )
-            answer = connection.getresponse()
-            return str(answer.status), answer.read(4096).decode("utf-8", "replace")
         except (socket.timeout, TimeoutError):
             return "timeout", f"no answer within {self.seconds:.0f} s"
         except ConnectionRefusedError:
@@ -117,9 +110,16 @@ class Probe:
             return "reset", type(error).__name__
         except (OSError, ValueError, http.client.HTTPException) as error:
             return "error", f"{type(error).__name__}: {error}"
+
+    def _post(self, target: str, body: str, headers: dict[str, str]) -> tuple[str, str]:
+        """(status, the answer's beginning), over a connection of its own. Raises what http.client does."""
+        connection = _connection(self.url, self.seconds)
+        try:
+            connection.request("POST", target, body, {**headers, "Connection": "close"})
+            answer = connection.getresponse()
+            return str(answer.status), answer.read(4096).decode("utf-8", "replace")
         finally:
-            if connection:
-                connection.close()
+            connection.close()
 
     def _logout(self, text: str) -> None:
         """Give back the token of a real login, where the app has a logout beside its login."""
@@ -129,20 +129,10 @@ class Probe:
             token = answer.get("access_token") or answer.get("token")
         except (ValueError, AttributeError):
             return
-        if last != "login" or not isinstance(token, str):
-            return
-        connection = _connection(self.url, self.seconds)
-        try:
-            connection.request(
-                "POST",
-                f"{base}/logout",
-                headers={"Authorization": f"Bearer {token}", "Content-Length": "0"},
-            )
-            connection.getresponse().read(4096)
-        except (OSError, ValueError, http.client.HTTPException):
-            return  # the login is proven; a token that stays expires by itself
-        finally:
-            connection.close()
+        if last == "login" and isinstance(token, str):
+            # The login is proven; a token that stays expires by itself.
+            with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+                self._post(f"{base}/logout", "", {"Authorization": f"Bearer {token}"})
 
 
 def port_of(url: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from .wire import APPLICATION_NAME, Connection, PasswordNeeded, Target, WireError, connect, resolve
 
-__all__ = ["bounded", "collect", "reach", "resolve"]
+__all__ = ["bounded", "collect", "described", "reach", "resolve"]
 
 _LEAST_SECONDS = 0.05
 _BOUNCER_SHARE = 1 / 8
@@ -46,18 +46,7 @@ def reach(
     The connection is None unless it is logged in and has answered a first query.
     """
     target = _target(settings, settings["name"], password)
-    data: dict[str, Any] = {
-        "kind": "credentials",
-        "host": target.host,
-        "port": target.port,
-        "database": target.database,
-        "user": target.user,
-        "ok": True,
-        "error": None,
-        "server": None,
-        "pgbouncer": None,
-        "live": None,
-    }
+    data = described("credentials", settings, target.user)
     connection: Optional[Connection] = None
     try:
         connection = connect(target, deadline)
@@ -76,6 +65,13 @@ def reach(
     data["address"], data["addresses"] = trace.address, trace.addresses
     data["seconds_by_phase"] = trace.seconds_by_phase
     return data, connection
+
+
+def described(kind: str, settings: Mapping[str, Any], user: str) -> dict[str, Any]:
+    """The data of a connection that works, before anything is known of it but where it leads."""
+    place = {"host": settings["host"], "port": int(settings["port"]), "database": settings["name"]}
+    unknown = dict.fromkeys(("error", "server", "pgbouncer", "live"))
+    return {"kind": kind, **place, "user": user, "ok": True, **unknown}
 
 
 def _target(settings: Mapping[str, Any], database: str, password: Optional[str]) -> Target:
@@ -107,15 +103,11 @@ def _pgbouncer(
     connection: Optional[Connection] = None
     try:
         connection = connect(_target(settings, "pgbouncer", password), deadline)
-        rows = connection.query("SHOW POOLS")
+        rows = [row for row in connection.query("SHOW POOLS") if row["database"] == settings["name"]]
+        counts = [{name: int(row[name] or "") for name in _POOLS} for row in rows]
         pools = [
-            {
-                "user": row["user"],
-                "pool_mode": row.get("pool_mode"),
-                **{name: int(row[name] or "") for name in _POOLS},
-            }
-            for row in rows
-            if row["database"] == settings["name"]
+            {"user": row["user"], "pool_mode": row.get("pool_mode"), **told}
+            for row, told in zip(rows, counts)
         ]
     except (KeyError, ValueError):
         return None  # it answers, and not as PgBouncer does
@@ -162,6 +154,5 @@ def _server(connection: Connection, deadline: float) -> dict[str, Any]:
             "backend_pid": int(rows[0]["backend_pid"] or ""),
         }
     except (IndexError, KeyError, ValueError) as error:
-        raise connection.failure(
-            "protocol", "not PostgreSQL: it answers a query with something else"
-        ) from error
+        words = "not PostgreSQL: it answers a query with something else"
+        raise connection.failure("protocol", words) from error

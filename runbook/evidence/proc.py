@@ -17,17 +17,8 @@ PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 # include/net/tcp_states.h; the names are those of ss(8)
 TCP_STATES = {
-    1: "ESTAB",
-    2: "SYN-SENT",
-    3: "SYN-RECV",
-    4: "FIN-WAIT-1",
-    5: "FIN-WAIT-2",
-    6: "TIME-WAIT",
-    7: "CLOSE",
-    8: "CLOSE-WAIT",
-    9: "LAST-ACK",
-    10: "LISTEN",
-    11: "CLOSING",
+    **{1: "ESTAB", 2: "SYN-SENT", 3: "SYN-RECV", 4: "FIN-WAIT-1", 5: "FIN-WAIT-2", 6: "TIME-WAIT"},
+    **{7: "CLOSE", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING"},
 }
 # net/ipv4/tcp_ipv4.c, get_tcp4_sock(): the column "tr"
 TIMERS = {0: "off", 1: "on", 2: "keepalive", 3: "timewait", 4: "persist"}
@@ -40,6 +31,21 @@ def read(path: Path, limit: int = 1 << 16) -> Optional[bytes]:
             return file.read(limit)
     except OSError:
         return None
+
+
+def read_text(path: Path, limit: int = 1 << 16) -> str:
+    """The same as text; empty when it is gone or not ours to read."""
+    return (read(path, limit) or b"").decode("utf-8", "replace")
+
+
+def end_of(path: Path, most: int) -> str:
+    """At most the last ``most`` bytes of a file as text; empty when it is gone or not ours to read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def pids() -> Iterator[int]:
@@ -82,9 +88,6 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
     if base is None:
         return None
     directory = PROC / str(pid)
-    command = (
-        (read(directory / "cmdline", 4096) or b"").replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    )
     try:
         names = os.listdir(directory / "fd")
         fds: Optional[int] = len(names)
@@ -95,7 +98,7 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
     except OSError:
         fds = loop = None
     limit = None
-    for line in (read(directory / "limits") or b"").decode().splitlines():
+    for line in read_text(directory / "limits").splitlines():
         if line.startswith("Max open files"):
             soft = line.split()[3]
             limit = int(soft) if soft.isdigit() else None
@@ -117,7 +120,7 @@ def describe(pid: int, booted: float) -> Optional[dict[str, Any]]:
         "event_loop": loop,
         "rss_bytes": int(statm[1]) * os.sysconf("SC_PAGE_SIZE") if len(statm) > 1 else 0,
         "user": user,
-        "command": command,
+        "command": read_text(directory / "cmdline", 4096).replace("\0", " ").strip(),
         "directory": link(directory / "cwd"),
         "readable": fds is not None,
     }
@@ -177,6 +180,28 @@ def tcp_table(pid: int) -> dict[int, dict[str, Any]]:
                 "probes": int(parts[8]),
             }
     return table
+
+
+def listeners(port: Optional[int]) -> dict[int, list[int]]:
+    """port → pids that hold a listening socket on it, none where they may not be read; of one port or of all."""
+    inodes: dict[int, int] = {}
+    for inode, row in tcp_table(os.getpid()).items():
+        at = int(row["local"].rpartition(":")[2])
+        if row["state"] == "LISTEN" and port in (None, at):
+            inodes[inode] = at
+    found: dict[int, list[int]] = {at: [] for at in inodes.values()}
+    for pid in pids() if inodes else ():
+        for at in {inodes[inode] for inode in (socket_fds(pid) or {}).values() if inode in inodes}:
+            found[at].append(pid)
+    return found
+
+
+def tcp_table_in(tables: dict[str, dict[int, dict[str, Any]]], pid: int) -> dict[int, dict[str, Any]]:
+    """The table of the network namespace of ``pid``, read once for each: ``tables`` keeps them."""
+    namespace = link(PROC / str(pid) / "ns" / "net") or str(pid)
+    if namespace not in tables:
+        tables[namespace] = tcp_table(pid)
+    return tables[namespace]
 
 
 @lru_cache(maxsize=4096)

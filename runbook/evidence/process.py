@@ -82,9 +82,8 @@ def systemd_unit(name: Optional[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
-        found[key] = (
-            f"{found[key]}\n{value}" if key in found else value
-        )  # EnvironmentFiles has a line for each
+        # EnvironmentFiles has a line for each.
+        found[key] = f"{found[key]}\n{value}" if key in found else value
     return found
 
 
@@ -96,15 +95,8 @@ def listeners_of(port: Optional[int]) -> tuple[list[int], Optional[bool]]:
     """
     if port is None:
         return [], None
-    inodes = {
-        inode
-        for inode, row in proc.tcp_table(os.getpid()).items()
-        if row["state"] == "LISTEN" and row["local"].endswith(f":{port}")
-    }
-    if not inodes:
-        return [], False
-    holders = [pid for pid in proc.pids() if inodes & set((proc.socket_fds(pid) or {}).values())]
-    return sorted(holders), True
+    found = proc.listeners(port)
+    return sorted(found.get(port, [])), port in found
 
 
 def service_pids(unit: dict[str, str], pid_file: Optional[str], listeners: Iterable[int]) -> list[int]:
@@ -112,17 +104,15 @@ def service_pids(unit: dict[str, str], pid_file: Optional[str], listeners: Itera
     and from the listeners."""
     group = unit.get("ControlGroup", "")
     if group and group != "/":
-        suffix = group.encode()
-        members = []
-        for pid in proc.pids():
-            lines = (proc.read(proc.PROC / str(pid) / "cgroup") or b"").splitlines()
-            paths = {line.split(b":", 2)[-1] for line in lines}
-            if any(path == suffix or path.startswith(suffix + b"/") for path in paths):
-                members.append(pid)
-        return sorted(members)
+        return sorted(pid for pid in proc.pids() if _in_group(pid, group))
     roots = {pid for pid in (*listeners, read_pid(pid_file)) if pid}
     parents = {pid: info["ppid"] for pid in proc.pids() if (info := proc.stat(pid))}
     return sorted(pid for pid in parents if _descends(pid, roots, parents))
+
+
+def _in_group(pid: int, group: str) -> bool:
+    lines = proc.read_text(proc.PROC / str(pid) / "cgroup").splitlines()
+    return any(f"{line.split(':', 2)[-1]}/".startswith(f"{group}/") for line in lines)
 
 
 def _descends(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
@@ -137,9 +127,8 @@ def _descends(pid: int, roots: set[int], parents: dict[int, int]) -> bool:
 
 def read_pid(pid_file: Optional[str]) -> Optional[int]:
     """The pid in a pid file, if that process lives."""
-    raw = proc.read(Path(pid_file), 64) if pid_file else None
-    text = (raw or b"").split()
-    if not text or not text[0].isdigit():
+    text = proc.read_text(Path(pid_file), 64).split() if pid_file else []
+    if not text or not text[0].isdecimal():
         return None
     pid = int(text[0])
     info = proc.stat(pid)
@@ -153,52 +142,37 @@ def read_pid(pid_file: Optional[str]) -> Optional[int]:
 def _service(
     name: Optional[str], unit: dict[str, str], pid_file: Optional[str], processes: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "kind": "none",
-        "name": name,
-        "active": None,
-        "result": None,
-        "unit_file": None,
-        "main_pid": None,
-        "stopped_by_person": None,
-        "masked": None,
-        "why": "neither a service nor a pid file is named for this host",
-    }
+    unknown = dict.fromkeys(("active", "result", "unit_file", "main_pid", "stopped_by_person", "masked"))
+    told: dict[str, Any] = {"kind": "none", "name": name, **unknown}
     if name:
-        described["kind"] = "systemd"
-        if not unit or unit.get("LoadState") in (None, "", "not-found"):
-            return {**described, "why": f"systemd does not know a unit {name}"}
-        active, result = unit.get("ActiveState", ""), unit.get("Result", "")
-        main = unit.get("MainPID", "0")
-        described.update(
-            active=active,
-            result=result,
-            unit_file=unit.get("UnitFileState") or None,
-            main_pid=int(main) if main.isdigit() and main != "0" else None,
-            masked=unit.get("LoadState") == "masked",
-            stopped_by_person=active == "inactive" and result == "success",
-            why=f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
-        )
-    elif pid_file:
-        there, pid = _there(pid_file), read_pid(pid_file)
-        alive = pid is not None or bool(processes)
-        described.update(
-            kind="command",
-            name=pid_file,
-            main_pid=pid,
-            masked=False,
-            stopped_by_person=False if alive else None if there is None else not there,
-            why=(
-                f"{pid_file} names pid {pid}"
-                if pid
-                else f"no right to read {pid_file}"
-                if there is None
-                else f"{pid_file} is there and its process is gone: it died"
-                if there
-                else f"{pid_file} is not there: an orderly stop removes it"
-            ),
-        )
-    return described
+        told["kind"] = "systemd"
+        if unit.get("LoadState") in (None, "", "not-found"):
+            return {**told, "why": f"systemd does not know a unit {name}"}
+        active, result, main = (unit.get(key, "") for key in ("ActiveState", "Result", "MainPID"))
+        return {
+            **told,
+            "active": active,
+            "result": result,
+            "unit_file": unit.get("UnitFileState") or None,
+            "main_pid": int(main) if main.isdigit() and main != "0" else None,
+            "masked": unit.get("LoadState") == "masked",
+            "stopped_by_person": active == "inactive" and result == "success",
+            "why": f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
+        }
+    if not pid_file:
+        return {**told, "why": "neither a service nor a pid file is named for this host"}
+    there, pid = _there(pid_file), read_pid(pid_file)
+    if pid:
+        why = f"{pid_file} names pid {pid}"
+    elif there is None:
+        why = f"no right to read {pid_file}"
+    elif there:
+        why = f"{pid_file} is there and its process is gone: it died"
+    else:
+        why = f"{pid_file} is not there: an orderly stop removes it"
+    stopped = False if pid or processes else None if there is None else not there
+    told.update(kind="command", name=pid_file, main_pid=pid, masked=False, stopped_by_person=stopped, why=why)
+    return told
 
 
 def _there(name: str) -> Optional[bool]:
@@ -218,7 +192,7 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
     The lock file names its holder; it counts only while that process lives, so nobody has to clean up
     after a run that was killed.
     """
-    held = _json((proc.read(directory / "lock") or b"").decode("utf-8", "replace"))
+    held = _json(proc.read_text(directory / "lock"))
     if not held or not isinstance(held.get("pid"), int):
         return None
     info = proc.stat(held["pid"])
@@ -229,12 +203,7 @@ def lock_holder(directory: Path) -> Optional[dict[str, Any]]:
 
 def last_action(directory: Path, what: Optional[str] = None) -> Optional[dict[str, Any]]:
     """The newest line of this host's audit log; with ``what``, of those that acted on it."""
-    try:
-        with (directory / "audit.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
+    lines = proc.end_of(directory / "audit.log", 1 << 16).splitlines()
     told = (line for line in map(_json, reversed(lines)) if line)
     if what is None:
         return next(told, None)

@@ -14,7 +14,7 @@ import subprocess
 import time
 from typing import Any, Optional
 
-from .new_connection import bounded
+from .new_connection import bounded, described
 from .wire import Row, WireError, parse_error_fields
 
 _OPTIONS = ("--no-psqlrc", "--quiet", "--csv", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose")
@@ -72,23 +72,12 @@ def reach(
 ) -> tuple[dict[str, Any], Optional[Psql]]:
     """The data of view ``connection``, and what to ask with; None where no query was answered."""
     began = time.monotonic()
-    data: dict[str, Any] = {
-        "kind": "command",
-        **{
-            "host": target["host"],
-            "port": target["port"],
-            "database": target["name"],
-            "user": target["user"],
-        },
-        **{"ok": True, "error": None, "server": None, "pgbouncer": None, "live": None},
-        **{"phase": "query", "address": None, "addresses": []},
-    }
-    psql: Optional[Psql] = Psql(command, deadline)
+    data = described("command", target, target["user"])
+    data.update(phase="query", address=None, addresses=[])
+    psql = Psql(command, deadline)
     try:
-        assert psql
         psql.query(bounded("SELECT 1 AS one", _FIRST_SECONDS))
     except WireError as error:
         data.update(ok=False, phase=error.phase, error=error.as_dict())
-        psql = None
     data["seconds_by_phase"] = {data["phase"]: round(time.monotonic() - began, 6)}
-    return data, psql
+    return data, psql if data["ok"] else None

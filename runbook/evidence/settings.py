@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -48,18 +49,18 @@ _DSN = re.compile(r"postgres(?:ql)?(?:\+\w+)?://|(?=.*\bdbname\s*=).*\bhost(?:ad
 _OPTION = re.compile(r"\b(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)")
 
 
+@dataclass
 class Settings:
-    """What was found. ``database`` is host, port, name, user, sslmode and password, or None."""
+    """What was found. ``database`` is host, port, name, user, sslmode, or None."""
 
-    def __init__(self, file: Optional[str], reason: str = "") -> None:
-        self.file = file
-        self.reason = reason
-        self.changed_at: Optional[str] = None
-        self.database: Optional[dict[str, Any]] = None
-        self.password: Optional[str] = None
-        self.secrets: list[str] = []
-        self.settings: dict[str, dict[str, str]] = {}
-        self.live: dict[str, dict[str, str]] = {}
+    file: Optional[str]
+    reason: str = ""
+    changed_at: Optional[str] = None
+    database: Optional[dict[str, Any]] = None
+    password: Optional[str] = None
+    secrets: list[str] = field(default_factory=list)
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)
+    live: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
         """The data of view ``config``; no secret is in it."""

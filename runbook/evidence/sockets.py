@@ -51,11 +51,9 @@ class Watch:
                 if proc.stat(pid):
                     self.unreadable.add(pid)
                 continue
-            namespace = proc.link(proc.PROC / str(pid) / "ns" / "net") or str(pid)
-            if namespace not in tables:
-                tables[namespace] = proc.tcp_table(pid)
+            table = proc.tcp_table_in(tables, pid)
             for fd, inode in sorted(fds.items()):
-                row = tables[namespace].get(inode) or self._reset(pid, fd)
+                row = table.get(inode) or self._reset(pid, fd)
                 if row and row["state"] != "LISTEN":
                     rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
         rows = self._to_database(rows)
@@ -77,9 +75,8 @@ class Watch:
                 return None
             peer = former_peer(copy)
         counts = {"recv_q": 0, "send_q": 0, "retransmits": 0, "probes": 0}
-        return (
-            {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off", **counts} if peer else None
-        )
+        known = {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off"}
+        return {**known, **counts} if peer else None
 
     def _to_database(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now."""
@@ -217,22 +214,16 @@ def last_words(copy: socket.socket) -> dict[str, Any]:
     """What lies unread in the queue of a socket, without taking it."""
     state, sent, received = _ages(copy)
     ages = {"idle_seconds": min(sent, received), "in_use": sent < received}
-    nothing: dict[str, Any] = {
-        "kind": "fin",
-        "sqlstate": None,
-        "message": None,
-        "bytes": 0,
-        **ages,
-    }
+    nothing = interpret(b"")
     if state == _CLOSED:
         # A pending ECONNRESET belongs to the application: even a peek would take it away, so no peek.
-        return {**nothing, "kind": "rst"}
+        return {**nothing, **ages, "kind": "rst"}
     try:
         unread = copy.recv(_MOST_WORDS, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
-        return {**nothing, "kind": "bytes"}
+        return {**nothing, **ages, "kind": "bytes"}
     except ConnectionError:
-        return {**nothing, "kind": "rst"}
+        return {**nothing, **ages, "kind": "rst"}
     return {**interpret(unread), **ages}
 
 

@@ -20,21 +20,11 @@ Query = Callable[[str], list[Row]]
 View = dict[str, Any]
 
 SETTINGS = (
-    "max_connections",
-    "superuser_reserved_connections",
-    "reserved_connections",
-    "tcp_keepalives_idle",
-    "tcp_keepalives_interval",
-    "tcp_keepalives_count",
-    "tcp_user_timeout",
-    "client_connection_check_interval",
-    "statement_timeout",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "transaction_timeout",
-    "lock_timeout",
-    "log_line_prefix",
-    "default_transaction_read_only",
+    *("max_connections", "superuser_reserved_connections", "reserved_connections"),
+    *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"),
+    *("statement_timeout", "lock_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"),
+    *("idle_session_timeout", "client_connection_check_interval"),
+    *("log_line_prefix", "default_transaction_read_only"),
 )
 _OUT_OF_TIME = ("57014", "55P03")  # statement_timeout, lock_timeout
 # Read only, without temporary files (hence the memory), without more processes than our own.
@@ -194,12 +184,10 @@ def _server(asker: Asker) -> dict[str, Any]:
     in_recovery = facts["in_recovery"] == "t"
     written = {setting["name"]: setting["setting"] for setting in settings}
     return {
+        **facts,
         "version_num": _int(facts["version_num"]),
-        "postmaster_start": facts["postmaster_start"],
-        "now": facts["now"],
         "in_recovery": in_recovery,
         "read_only": in_recovery or written.get("default_transaction_read_only") == "on",
-        "checkpointer_start": facts["checkpointer_start"],
         "settings": settings,
         "role_settings": overrides,
     }

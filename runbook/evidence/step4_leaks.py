@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from ..leaks.search import search_paths
 
 
-def collect(roots: list[str], deadline_seconds: float, first: Iterable[str] = ()) -> dict[str, Any]:
+def collect(roots: list[str], deadline_seconds: float) -> dict[str, Any]:
     """The ``data`` of view ``source`` in host-evidence.schema.json: ``{roots, files, complete, findings, pools}``.
 
-    ``first`` names the files of live checkout sites; they are searched before the rest of ``roots``. The search
-    is complete only if it read something, could read all it had to, and ended within ``deadline_seconds``.
+    The search is complete only if it read something, could read all it had to, and ended within
+    ``deadline_seconds``.
     """
-    result = search_paths(roots, deadline=time.monotonic() + deadline_seconds, first=first)
+    result = search_paths(roots, deadline=time.monotonic() + deadline_seconds)
     return {
         "roots": roots,
         "files": result.files,

@@ -69,22 +69,18 @@ class Looks:
         tables: dict[str, dict[int, dict[str, Any]]] = {}
         rows: list[dict[str, Any]] = []
         for pid in self.pids:
-            namespace = proc.link(proc.PROC / str(pid) / "ns" / "net") or str(pid)
-            if namespace not in tables:
-                tables[namespace] = proc.tcp_table(pid)
-            rows += _threads(pid, tables[namespace], MOST_THREADS - len(rows))
+            rows += _threads(pid, proc.tcp_table_in(tables, pid), MOST_THREADS - len(rows))
         door = [row for table in tables.values() for row in table.values() if self._is_ours(row)]
         waiting = [row["recv_q"] for row in door if row["state"] == "LISTEN"]
-        self.looks.append(
-            {
-                "moment": moment,
-                "second": second,
-                "connected": sum(row["state"] == "ESTAB" for row in door),
-                "not_accepted": sum(waiting) if waiting else None,
-                "threads": rows,
-            }
-        )
-        return self.looks[-1]
+        found = {
+            "moment": moment,
+            "second": second,
+            "connected": sum(row["state"] == "ESTAB" for row in door),
+            "not_accepted": sum(waiting) if waiting else None,
+            "threads": rows,
+        }
+        self.looks.append(found)
+        return found
 
     def _is_ours(self, row: dict[str, Any]) -> bool:
         return self.port is not None and row["local"].rpartition(":")[2] == str(self.port)
@@ -126,7 +122,7 @@ def _call(pid: int, tid: str) -> tuple[str, Optional[int]]:
     task = proc.PROC / str(pid) / "task" / tid
     words = (proc.read(task / "syscall") or b"").split()
     if not words:
-        kernel = (proc.read(task / "wchan") or b"").decode("ascii", "replace")
+        kernel = proc.read_text(task / "wchan")
         return next((call for part, call in _SLEEPS_IN if part in kernel), ""), None
     if words[0] == b"running" or not words[0].isdigit():
         return "running", None

@@ -99,9 +99,8 @@ class Target:
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ValueError(
-                f"port {self.port}: a TCP port is 1 to 65535; it comes from the app's configuration"
-            )
+            words = f"port {self.port}: a TCP port is 1 to 65535; it comes from the app's configuration"
+            raise ValueError(words)
         if self.sslmode not in SSLMODES:
             raise ValueError(f"sslmode {self.sslmode!r}: it is one of {', '.join(SSLMODES)}")
         for name in ("host", "database", "user", "password"):
@@ -297,10 +296,9 @@ def _resolve(target: Target, deadline: float) -> list[_Endpoint]:
 
 def _connect(target: Target, endpoints: list[_Endpoint], deadline: float, trace: Trace) -> Connection:
     """sslmode as libpq has it: prefer and allow try the other way when the first is not let in."""
-    if target.sslmode == "disable" or endpoints[0].family == socket.AF_UNIX:
-        return _attempt(target, endpoints, False, deadline, trace)
-    if target.sslmode not in ("allow", "prefer"):
-        return _attempt(target, endpoints, True, deadline, trace)
+    never = target.sslmode == "disable" or endpoints[0].family == socket.AF_UNIX
+    if never or target.sslmode not in ("allow", "prefer"):
+        return _attempt(target, endpoints, not never, deadline, trace)
     encrypted = target.sslmode == "prefer"
     try:
         return _attempt(target, endpoints, encrypted, deadline, trace)
@@ -363,25 +361,21 @@ def _open(endpoints: list[_Endpoint], deadline: float, trace: Trace) -> socket.s
     raise WireError(kind, "tcp", "; ".join(text for _, text in failures))
 
 
+_KINDS = {
+    "refused": (errno.ECONNREFUSED, errno.ENOENT),  # ENOENT: a unix socket that nobody made
+    # EAGAIN: a unix socket whose queue of those who wait to be accepted is full
+    "timeout": (errno.ETIMEDOUT, errno.EAGAIN),
+    # EPERM: a firewall of this host
+    "unreachable": (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EPERM),
+    "reset": (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
+}
+
+
 def _kind(error: OSError) -> str:
     if isinstance(error, socket.timeout):
         return "timeout"
-    return {
-        errno.ECONNREFUSED: "refused",
-        errno.ENOENT: "refused",  # a unix socket: nobody made it
-        errno.ETIMEDOUT: "timeout",
-        errno.EAGAIN: "timeout",  # a unix socket: the queue of those who wait to be accepted is full
-        errno.EHOSTUNREACH: "unreachable",
-        errno.ENETUNREACH: "unreachable",
-        errno.EHOSTDOWN: "unreachable",
-        errno.ENETDOWN: "unreachable",
-        errno.EPERM: "unreachable",  # a firewall of this host
-        errno.ECONNRESET: "reset",
-        errno.ECONNABORTED: "reset",
-        errno.EPIPE: "reset",
-    }.get(
-        error.errno or 0, "unsupported"
-    )  # no right, no descriptor, no free port: it says nothing of the server
+    # No right, no descriptor, no free port: it says nothing of the server.
+    return next((kind for kind, numbers in _KINDS.items() if error.errno in numbers), "unsupported")
 
 
 def _words(error: OSError) -> str:
@@ -507,9 +501,8 @@ class Connection:
             other = {2: "Kerberos", 7: "GSSAPI", 9: "SSPI"}.get(code, f"number {code}")
             if code == 10:
                 other = b", ".join(mechanisms).decode("ascii", "replace").strip(", ")[:100]
-            raise self.failure(
-                "unsupported", f"the server asks for authentication by {other}, not spoken here"
-            )
+            text = f"the server asks for authentication by {other}, not spoken here"
+            raise self.failure("unsupported", text)
         if target.password is None:
             text = f"the server asks for a password ({asked}) and none is known"
             raise PasswordNeeded("unsupported", self.trace.phase, text)
@@ -641,9 +634,8 @@ def _tls_context(target: Target) -> ssl.SSLContext:
     elif root is not None and root.exists():
         context.load_verify_locations(root)
     elif target.sslmode.startswith("verify"):
-        raise FileNotFoundError(
-            f"sslmode={target.sslmode} needs a root certificate; sslrootcert {root} is missing"
-        )
+        words = f"sslmode={target.sslmode} needs a root certificate; sslrootcert {root} is missing"
+        raise FileNotFoundError(words)
     else:
         context.verify_mode = ssl.CERT_NONE
     own = Path(target.sslcert) if target.sslcert else _home_file("postgresql.crt")
@@ -688,9 +680,8 @@ class _Scram:
         if not nonce.startswith(own) or len(nonce) <= len(own):
             raise Malformed("a SCRAM challenge to somebody else's nonce")
         if not 0 < iterations <= _MOST_ITERATIONS:
-            raise Malformed(
-                f"a SCRAM challenge with {iterations} iterations; at most {_MOST_ITERATIONS} are computed"
-            )
+            most = f"at most {_MOST_ITERATIONS} are computed"
+            raise Malformed(f"a SCRAM challenge with {iterations} iterations; {most}")
         salted = hashlib.pbkdf2_hmac("sha256", self._password, salt, iterations)
         client_key = _hmac(salted, b"Client Key")
         final = b"c=biws,r=" + nonce

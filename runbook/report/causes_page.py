@@ -6,16 +6,16 @@ from ..verdict import server
 from ..verdict.causes import (
     CAUSES,
     Cause,
-    helps,
+    always,
     if_a_new_connection_works,
     if_a_primary_is_reached,
     if_login_still_fails,
-    useless,
+    never,
 )
 
 _RESTART = {
-    helps: "helps",
-    useless: "does not help",
+    always: "helps",
+    never: "does not help",
     if_login_still_fails: "helps only if the login still fails",
     if_a_new_connection_works: "helps only if a new connection works",
     server.if_we_hold_the_slots: "helps only if the app itself holds most of the slots, for requests that are over",
@@ -48,5 +48,5 @@ def causes_page() -> str:
 
 def _action(cause: Cause) -> str:
     if cause.action == "start":
-        return f"A start helps if it died: {cause.why_restart}."
-    return f"A restart {_RESTART[cause.restart]}: {cause.why_restart}."
+        return f"A start helps if it died: {cause.restart.why}."
+    return f"A restart {_RESTART[cause.restart.helps]}: {cause.restart.why}."

@@ -34,9 +34,8 @@ def history(cause: str, started: str, earlier: Iterable[dict[str, Any]]) -> Opti
             moments.append(at)
         else:
             moments[-1] = at
-        done = any(
-            a["action"] in ("start", "restart") and a["result"] == "done" for a in report.get("actions", ())
-        )
+        acted = [a["action"] for a in report.get("actions", ()) if a["result"] == "done"]
+        done = not {"start", "restart"}.isdisjoint(acted)
         restarts += done
         helped += done and report.get("outcome") == "restored"
     return {

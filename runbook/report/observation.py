@@ -91,12 +91,9 @@ def log_words(document: Document) -> str:
     if not document["log"]:
         return "the log was not read"
     counts = document["log"]["counts"]
-    told = [f"{number} {name.replace('_', ' ')}" for name, number in sorted(counts.items(), key=_by_number)]
+    by_number = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{number} {name.replace('_', ' ')}" for name, number in by_number]
     return f"{count(document['log']['lines'], 'line')} more: {', '.join(told) or 'none that is known'}"
-
-
-def _by_number(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]
 
 
 def observation_screen(document: Document, saved: str = "") -> str:

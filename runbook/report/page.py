@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .screen import VIEWS, before, done, holds, state
+from .screen import before, by_view, done, holds, state
 from .words import duration, login_line, plain
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -29,8 +29,8 @@ def page(report: dict[str, Any]) -> str:
         tone=tone,
         seconds=duration(report["seconds"]),
         happened=happened,
-        why=_views(report["why"]),
-        unread=_views(report["unread"]),
+        why=by_view(report["why"]),
+        unread=by_view(report["unread"]),
         fits=[(row["cause"], row["text"]) for row in report["fits"]],
         why_not=[(row["cause"], row["text"]) for row in report["why_not"]],
         steps=[(f"{s['step']} {s['name']}", f"{s['status']}: {s['summary']}") for s in report["steps"]],
@@ -44,7 +44,3 @@ def _template() -> Any:
     from jinja2 import Environment  # noqa: PLC0415
 
     return Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
-
-
-def _views(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
-    return [(VIEWS.get(row["view"], row["view"]), row["text"]) for row in rows]

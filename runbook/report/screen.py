@@ -5,6 +5,7 @@ Colour is added by the caller, on the state words alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Optional
 
 from ..common.clock import rfc3339, seconds_of
@@ -26,11 +27,7 @@ from .words import (
 
 VIEWS = {
     "new_connection": "connection",
-    "activity": "database",
-    "server": "database",
-    "connection": "database",
-    "locks": "database",
-    "limits": "database",
+    **dict.fromkeys(("activity", "server", "connection", "locks", "limits"), "database"),
 }
 MOST_NOT, MOST_UNREAD, MOST_FITS = 4, 5, 6
 _LABELS = {1: "monitor", 2: "pool", 3: "PostgreSQL", 4: "leaks", 5: "interval", 6: "debug log"}
@@ -64,24 +61,25 @@ def screen(report: dict[str, Any], saved: str = "") -> str:
     if report["contributing"]:
         out += section("also", [", ".join(report["contributing"])])
     if report["why"]:
-        out += ["", *_table("why", [(VIEWS.get(w["view"], w["view"]), w["text"]) for w in report["why"]])]
+        out += ["", *_table("why", by_view(report["why"]))]
     if report["fits"]:
-        out += [
-            "",
-            *_table("fits", [(f["cause"], f"undecided: {f['text']}") for f in report["fits"][:MOST_FITS]]),
-        ]
+        fitting = [(one["cause"], f"undecided: {one['text']}") for one in report["fits"][:MOST_FITS]]
+        out += ["", *_table("fits", fitting)]
     if report["why_not"] and report["cause"] not in ("healthy", "unknown"):
         out += _table("not", [(n["cause"], n["text"]) for n in report["why_not"][:MOST_NOT]])
     if report["unread"] and report["confidence"] != "decided":
-        out += _table(
-            "unread", [(VIEWS.get(u["view"], u["view"]), u["text"]) for u in report["unread"][:MOST_UNREAD]]
-        )
+        out += _table("unread", by_view(report["unread"][:MOST_UNREAD]))
     out += ["", *section("steps", _steps(report))]
     if saved:
         name = file_name(report["host"])
         files = f"{saved}/{name}/ticket.md  {saved}/{name}/page.html  {saved}/hosts/{name}.json"
         out += section("saved", [files, f"{duration(report['seconds'])}, {report['masked']} values masked"])
     return plain("\n".join(out) + "\n")
+
+
+def by_view(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """(what people call the view, words) of ``why`` or ``unread``."""
+    return [(VIEWS.get(row["view"], row["view"]), row["text"]) for row in rows]
 
 
 def _table(label: str, rows: list[tuple[str, str]]) -> list[str]:
@@ -141,9 +139,7 @@ def _steps(report: dict[str, Any]) -> list[str]:
     """Four short words and what comes of 5 and 6; the run has said each step in full."""
     done, later = [], []
     for step in report["steps"]:
-        status = {"unknown": "?"}.get(
-            step["status"], step["status"].upper() if step["status"] == "fail" else step["status"]
-        )
+        status = {"unknown": "?", "fail": "FAIL"}.get(step["status"], step["status"])
         label = f"{step['step']} {_LABELS[step['step']]}"
         if step["status"] == "skipped":
             later.append(label)
@@ -175,7 +171,7 @@ def fleet_screen(
     ]
     why: dict[str, list[str]] = {}
     for host in lost:
-        reason = (missing or {}).get(host, "it gave no evidence").removeprefix("not reached: ")
+        reason = (missing or {}).get(host, "it gave no evidence")
         why.setdefault(reason, []).append(host)
     rows += [
         (f"{len(hosts):>3}  NOT REACHED", f"{' '.join(spans(hosts))}   {words}; nothing is known about it")
@@ -191,10 +187,8 @@ def _event(event: dict[str, Any], total: int) -> str:
     hosts, first, last = event["hosts"], event["first"], event["last"]
     began = f"{event['minute'][11:]} UTC"
     if first:
-        span = (
-            f"at {clock(first)}" if clock(first) == clock(last) else f"from {clock(first)} to {clock(last)}"
-        )
-        began = f"first errors {span} UTC"
+        begin, end = clock(first), clock(last)
+        began = f"first errors {f'at {begin}' if begin == end else f'from {begin} to {end}'} UTC"
     if event["where"] == "host":
         return f"{event['cause']} on {hosts[0]} alone, {began}: it is that host"
     place = "in what they share of the app" if event["where"] == "app" else f"on the {event['where']}"
@@ -207,13 +201,12 @@ def _logins(reports: list[dict[str, Any]]) -> str:
     both = []
     for key in ("login_before", "login_after"):
         told = [report[key] for report in reports if report[key]]
-        by_status: dict[str, int] = {}
-        for status, times in (item for login in told for item in login["by_status"].items()):
-            by_status[status] = by_status.get(status, 0) + times
+        by_status: Counter[str] = Counter()
+        for login in told:
+            by_status.update(login["by_status"])
         attempts = sum(login["attempts"] for login in told)
         seconds = max((login["seconds"] for login in told), default=0.0)
-        both.append(
-            answers({"by_status": by_status, "attempts": attempts, "seconds": seconds}) if told else ""
-        )
+        login = {"by_status": by_status, "attempts": attempts, "seconds": seconds}
+        both.append(answers(login) if told else "")
     before, after = both
     return f"login {before} -> {after}" if before != after else f"login {after}" if after else "not probed"

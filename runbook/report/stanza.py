@@ -16,9 +16,8 @@ def stanza(hosts: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["app:", "  hosts:"]
     for host, services in sorted(hosts.items()):
         if not services:
-            lines.append(
-                f"    # {host}: no Python program listens there; name its port: -e discover_port=8000"
-            )
+            words = "no Python program listens there; name its port: -e discover_port=8000"
+            lines.append(f"    # {host}: {words}")
         for service in services:
             name = host if len(services) == 1 else f"{host}-{service['port']}"
             alias = [] if name == host else [f"ansible_host: {host}"]
@@ -42,19 +41,12 @@ def _service(found: dict[str, Any]) -> list[str]:
         lines.append(f"{url}{paths[0]}  # as in its {place}{others}")
     else:
         lines.append(f"{url}/api/auth/login  {BY_HAND}the path where one logs in")
-    if found["service"]:
-        lines.append(f"diagnose_service: {found['service']}")
-    else:
-        lines.append(
-            f"diagnose_restart_command: []  {BY_HAND}the words that restart it; without, it never is"
-        )
-    if found["user"]:
-        lines.append(f"diagnose_user: {found['user']}")
-    lines += [
-        f"diagnose_{name}: {_scalar(found[name])}"
-        for name in ("pid_file", "log", "environment_file")
-        if found[name]
-    ]
+    if not found["service"]:
+        words = "the words that restart it; without, it never is"
+        lines.append(f"diagnose_restart_command: []  {BY_HAND}{words}")
+    lines += [f"diagnose_{name}: {found[name]}" for name in ("service", "user") if found[name]]
+    paths = [name for name in ("pid_file", "log", "environment_file") if found[name]]
+    lines += [f"diagnose_{name}: {_scalar(found[name])}" for name in paths]
     if not found["log"] and not found["service"]:
         lines.append(f"diagnose_log: ''  {BY_HAND}its log file")
     return [*lines, *(f"# not read: {words}" for words in found["unread"])]

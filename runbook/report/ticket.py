@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .screen import VIEWS, before, state
+from .screen import before, by_view, state
 from .words import clock, duration, login_line, plain
 
 
@@ -18,25 +18,19 @@ def ticket(report: dict[str, Any]) -> str:
     rows = [
         ("Cause", f"{report['cause']} ({report['confidence']}). {report['title']}"),
         ("Login", login_line(first, after)),
-        ("Proof", "; ".join(f"{VIEWS.get(w['view'], w['view'])}: {w['text']}" for w in report["why"]) or "-"),
+        ("Proof", "; ".join(f"{view}: {words}" for view, words in by_view(report["why"])) or "-"),
         ("Not", "; ".join(f"{n['cause']}: {n['text']}" for n in report["why_not"][:3]) or "-"),
         ("Done", "; ".join(_action(action) for action in report["actions"]) or "nothing"),
     ]
     told = report["trouble"]
     if told:
         span = f"{told['first'][:19].replace('T', ' ')} to {told['last'][11:19]} UTC"
-        rows.insert(
-            1,
-            (
-                "Impact",
-                f"{told['lines']} errors in the log from {span}; {told['ended'] or 'still going on when read'}",
-            ),
-        )
+        ended = told["ended"] or "still going on when read"
+        rows.insert(1, ("Impact", f"{told['lines']} errors in the log from {span}; {ended}"))
     rows += [("Before", words) for words in before(report)]
     if report["holds_seconds"] is not None and report["outcome"] == "restored":
-        rows.append(
-            ("Again", f"in about {duration(report['holds_seconds'])} at the rate seen, unless it is mended")
-        )
+        again = f"in about {duration(report['holds_seconds'])} at the rate seen, unless it is mended"
+        rows.append(("Again", again))
     if report["unread"]:
         rows.append(("Unread", "; ".join(f"{u['view']}: {u['text']}" for u in report["unread"][:4])))
     lines = [f"## {report['host']}: {what}{when}, {state(report).lower()}", ""]

@@ -52,9 +52,8 @@ def answers(login: dict[str, Any]) -> str:
     parts = sorted(login["by_status"].items(), key=lambda item: (-item[1], item[0]))
     if len(parts) == 1 and parts[0][0].isdigit():
         return f"{parts[0][0]} in {duration(login['seconds'])}, {parts[0][1]} of {total}"
-    return (
-        "; ".join(f"{names.get(status, status)}, {times} of {total}" for status, times in parts) or "nothing"
-    )
+    told = [f"{names.get(status, status)}, {times} of {total}" for status, times in parts]
+    return "; ".join(told) or "nothing"
 
 
 def login_line(before: Optional[dict[str, Any]], after: Optional[dict[str, Any]]) -> str:
@@ -102,7 +101,12 @@ def spans(names: Iterable[str]) -> list[str]:
 
 def heading(text: str) -> list[str]:
     """A first line, wrapped under itself where it is too long."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * MARGIN, break_on_hyphens=False) or [""]
+    return wrapped(text, WIDTH, subsequent_indent=" " * MARGIN)
+
+
+def wrapped(text: str, width: int, subsequent_indent: str = "") -> list[str]:
+    """A text as lines of at most ``width`` characters; one at least."""
+    return textwrap.wrap(text, width, subsequent_indent=subsequent_indent, break_on_hyphens=False) or [""]
 
 
 def section(label: str, lines: list[str]) -> list[str]:
@@ -110,14 +114,7 @@ def section(label: str, lines: list[str]) -> list[str]:
     out: list[str] = []
     for line in lines:
         lead = min(len(line) - len(line.lstrip()), MARGIN)
-        wrapped = textwrap.wrap(
-            line.strip(),
-            WIDTH - MARGIN - lead,
-            subsequent_indent="",
-            break_long_words=True,
-            break_on_hyphens=False,
-        )
-        for part in wrapped or [""]:
+        for part in wrapped(line.strip(), WIDTH - MARGIN - lead):
             head = f"  {label:<8}" if not out else " " * MARGIN
             out.append((head + " " * lead + part).rstrip())
     return out
@@ -130,7 +127,7 @@ def columns(rows: list[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows) + 2
     out = []
     for name, words in rows:
-        wrapped = textwrap.wrap(words, WIDTH - MARGIN - width, break_on_hyphens=False) or [""]
-        out.append(f"{name:<{width}}{wrapped[0]}")
-        out += [" " * width + part for part in wrapped[1:]]
+        first, *more = wrapped(words, WIDTH - MARGIN - width)
+        out.append(f"{name:<{width}}{first}")
+        out += [" " * width + part for part in more]
     return out

@@ -32,6 +32,16 @@ def no(view: str, words: str) -> Answer:
     return Answer(False, words, view)
 
 
+def decided(holds: object, view: str, words: str) -> Answer:
+    """The condition holds if ``holds`` is true, and does not otherwise."""
+    return Answer(bool(holds), words, view)
+
+
+def opposite(answer: Answer) -> Answer:
+    """The condition that holds where this one does not; what is open stays open."""
+    return answer if answer.value is None else answer._replace(value=not answer.value)
+
+
 def unread(facts: Facts, view: str, question: str) -> Answer:
     """The condition is open: ``question`` is what the view would have answered."""
     reason = facts.reason(view)
@@ -43,16 +53,11 @@ def any_of(*conditions: Condition) -> Condition:
 
     def either(facts: Facts) -> Answer:
         answers = [condition(facts) for condition in conditions]
-        for value in (True, None):
-            for answer in answers:
-                if answer.value is value:
-                    return answer
-        return answers[0]
+        return _first(answers, True) or _first(answers, None) or answers[0]
 
     either.__name__ = "_or_".join(condition.__name__ for condition in conditions)
-    either.__doc__ = (
-        "; or ".join((condition.__doc__ or "").strip().rstrip(".") for condition in conditions) + "."
-    )
+    told = [(condition.__doc__ or "").strip().rstrip(".") for condition in conditions]
+    either.__doc__ = f"{'; or '.join(told)}."
     return either
 
 
@@ -61,15 +66,16 @@ def all_of(*conditions: Condition) -> Condition:
 
     def each(facts: Facts) -> Answer:
         answers = [condition(facts) for condition in conditions]
-        for value in (False, None):
-            for answer in answers:
-                if answer.value is value:
-                    return answer
-        return answers[-1]._replace(text="; ".join(answer.text for answer in answers))
+        held = answers[-1]._replace(text="; ".join(answer.text for answer in answers))
+        return _first(answers, False) or _first(answers, None) or held
 
     each.__name__ = "_and_".join(condition.__name__ for condition in conditions)
     each.__doc__ = " And ".join((condition.__doc__ or "").strip() for condition in conditions)
     return each
+
+
+def _first(answers: list[Answer], value: Optional[bool]) -> Optional[Answer]:
+    return next((answer for answer in answers if answer.value is value), None)
 
 
 def count(number_of: int, noun: str) -> str:

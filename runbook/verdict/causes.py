@@ -15,16 +15,23 @@ from .answers import Condition, all_of, any_of, most_common
 from .conditions import connection, database, log, login, pool, process, sockets
 from .facts import POOL_SIZES, Facts, number, text, whole
 
-# What a restart would do in this case: True it helps, False it does not, None it is open.
-Restart = Callable[[Facts], Optional[bool]]
+
+@dataclass(frozen=True)
+class Restart:
+    """What a restart does. ``helps``: in this case, None while open; ``why``: in words. ``comes_back``: it only
+    buys time."""
+
+    helps: Callable[[Facts], Optional[bool]]
+    why: str
+    comes_back: bool = False
 
 
-def helps(_: Facts) -> Optional[bool]:
+def always(_: Facts) -> Optional[bool]:
     """A restart ends it, for a while or for good."""
     return True
 
 
-def useless(_: Facts) -> Optional[bool]:
+def never(_: Facts) -> Optional[bool]:
     """A restarted app would meet the same."""
     return False
 
@@ -55,19 +62,17 @@ def if_a_primary_is_reached(facts: Facts) -> Optional[bool]:
 
 @dataclass(frozen=True)
 class Cause:
-    """One row of the table. ``comes_back``: a restart only buys time. ``last_resort``: it explains
-    what nothing else does, so it never contributes. ``ends_logins``: it can be why nobody can log in. ``gives_way``: where
-    this holds too, a cause below is the cause, and this one contributes. ``not_to_confuse``: causes that
-    people take it for; the screen says first why those are not it."""
+    """One row of the table. ``last_resort``: it explains what nothing else does, so it never contributes.
+    ``ends_logins``: it can be why nobody can log in. ``gives_way``: where this holds too, a cause below is the
+    cause, and this one contributes. ``not_to_confuse``: causes that people take it for; the screen says first
+    why those are not it."""
 
     id: str
     title: str
     conditions: tuple[Condition, ...]
     restart: Restart
-    why_restart: str
     next: Callable[[Facts], list[str]]
     action: str = "restart"
-    comes_back: bool = False
     last_resort: bool = False
     ends_logins: bool = True
     gives_way: Optional[Condition] = None
@@ -76,14 +81,19 @@ class Cause:
 
 def why_of(cause: Cause, helps: Optional[bool]) -> str:
     """Why a restart does what it does in this case, in words."""
-    if cause.restart is if_login_still_fails and helps is False:
+    if cause.restart.helps is if_login_still_fails and helps is False:
         return "the login works again: dead connections were replaced as requests tripped over them"
-    return cause.why_restart
+    return cause.restart.why
 
 
 def say(*steps: str) -> Callable[[Facts], list[str]]:
     """A next step that is the same in every case; ``{target}`` is the app's database."""
     return lambda facts: [step.format(target=facts.target) for step in steps]
+
+
+def say_with(condition: Condition, step: str) -> Callable[[Facts], list[str]]:
+    """A next step that ends with what a condition found."""
+    return lambda facts: [f"{step}: {condition(facts).text}"]
 
 
 def _next_lock(facts: Facts) -> list[str]:
@@ -177,20 +187,6 @@ def _next_too_small(facts: Facts) -> list[str]:
     return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
 
 
-def _next_stuck(facts: Facts) -> list[str]:
-    return [f"ask the owner of the code about this: {process.threads_stuck(facts).text}"]
-
-
-def _next_busy(facts: Facts) -> list[str]:
-    return [f"add workers, or set a timeout for what keeps them: {process.workers_busy(facts).text}"]
-
-
-def _next_resources(facts: Facts) -> list[str]:
-    return [
-        f"find what grows in the app, or raise LimitNOFILE if it is only too low: {process.out_of_resources(facts).text}"
-    ]
-
-
 def _next_started(facts: Facts) -> list[str]:
     if facts.service.get("stopped_by_person") is True or facts.service.get("masked") is True:
         return [f"somebody stopped it ({text(facts.service.get('why'))}); ask who and why before starting it"]
@@ -219,17 +215,16 @@ def _next_login_broken(facts: Facts) -> list[str]:
     return [f"the app fails by itself, or by another dependency than PostgreSQL: {told}"]
 
 
-_TOO_LATE = "the connections are dead and the pool does not replace them"
+_TOO_LATE = Restart(if_login_still_fails, "the connections are dead and the pool does not replace them")
+_BUYS_TIME = Restart(always, "a restart frees everything, and it comes back", comes_back=True)
 _HEALS = "a pool that validates what it hands out heals by itself"
-_BUYS_TIME = "a restart frees everything, and it comes back"
 
 CAUSES: tuple[Cause, ...] = (
     Cause(
         "postgres_unreachable",
         "PostgreSQL's host does not answer from here",
         (connection.no_answer_to_a_new_connection,),
-        useless,
-        "a restarted app would meet the same silence",
+        Restart(never, "a restarted app would meet the same silence"),
         say("check name, route and firewall between this host and {target}"),
         not_to_confuse=("postgres_down", "slot_leak"),
     ),
@@ -237,8 +232,7 @@ CAUSES: tuple[Cause, ...] = (
         "postgres_down",
         "PostgreSQL does not run: its host refuses connections",
         (any_of(connection.new_connection_refused, connection.refused_beyond_what_answers),),
-        useless,
-        "a restarted app would be refused as well",
+        Restart(never, "a restarted app would be refused as well"),
         say("start PostgreSQL on {target}, or find out why it stopped: its own log says it"),
         not_to_confuse=("postgres_unreachable", "slot_leak"),
     ),
@@ -246,8 +240,7 @@ CAUSES: tuple[Cause, ...] = (
         "pgbouncer_queue",
         "PgBouncer's clients queue: its server connections are all busy",
         (connection.new_connection_hangs_in_query, connection.pgbouncer_queues),
-        useless,
-        "a restarted app would queue again",
+        Restart(never, "a restarted app would queue again"),
         server.next_bouncer,
         not_to_confuse=("postgres_not_answering", "proxy_hang", "lock_contention"),
     ),
@@ -255,16 +248,17 @@ CAUSES: tuple[Cause, ...] = (
         "proxy_hang",
         "something between the app and PostgreSQL accepts and does not deliver",
         (any_of(connection.new_connection_silent, sockets.flows_hang), sockets.database_answers_elsewhere),
-        if_a_new_connection_works,
-        "it gives the app new connections, which helps once they work through the proxy",
+        Restart(
+            if_a_new_connection_works,
+            "it gives the app new connections, which helps once they work through the proxy",
+        ),
         say("mend the proxy at {target}, which accepts and does not deliver; then run this again"),
     ),
     Cause(
         "postgres_not_answering",
         "PostgreSQL accepts connections and does not serve them",
         (connection.new_connection_silent,),
-        useless,
-        "a restarted app would wait as well",
+        Restart(never, "a restarted app would wait as well"),
         say("look at the server {target}: starting, recovering, stopped or out of CPU or disk"),
         not_to_confuse=("postgres_down",),
     ),
@@ -272,8 +266,10 @@ CAUSES: tuple[Cause, ...] = (
         "connection_slots_full",
         "PostgreSQL has no free connection slot for the app",
         (connection.no_slot_for_a_new_connection,),
-        server.if_we_hold_the_slots,
-        "the app competes for the same slots again, unless it holds them itself for nothing",
+        Restart(
+            server.if_we_hold_the_slots,
+            "the app competes for the same slots again, unless it holds them itself for nothing",
+        ),
         server.next_slots,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
@@ -281,16 +277,14 @@ CAUSES: tuple[Cause, ...] = (
         "authentication_failed",
         "PostgreSQL does not accept the app's credentials",
         (connection.new_connection_not_allowed,),
-        useless,
-        "a restart would end the last connections that still work",
+        Restart(never, "a restart would end the last connections that still work"),
         _next_authentication,
     ),
     Cause(
         "app_down",
         "the app does not run",
         (process.nothing_listens,),
-        if_not_stopped_by_a_person,
-        "it is started if it died, not if somebody stopped it",
+        Restart(if_not_stopped_by_a_person, "it is started if it died, not if somebody stopped it"),
         _next_started,
         action="start",
         not_to_confuse=("postgres_down",),
@@ -299,18 +293,17 @@ CAUSES: tuple[Cause, ...] = (
         "app_resources",
         "the app ran out of descriptors, memory or local ports",
         (process.out_of_resources, connection.new_connection_works),
-        helps,
         _BUYS_TIME,
-        _next_resources,
-        comes_back=True,
+        say_with(
+            process.out_of_resources, "find what grows in the app, or raise LimitNOFILE if it is only too low"
+        ),
         not_to_confuse=("slot_leak", "app_blocked", "app_saturated"),
     ),
     Cause(
         "wrong_node",
         "the app writes to a standby",
         (connection.server_in_recovery, connection.app_writes_and_fails),
-        if_a_primary_is_reached,
-        "it helps only if a fresh connection reaches the primary",
+        Restart(if_a_primary_is_reached, "it helps only if a fresh connection reaches the primary"),
         say("point the app at the primary (target_session_attrs=read-write), or promote {target}"),
     ),
     Cause(
@@ -321,8 +314,7 @@ CAUSES: tuple[Cause, ...] = (
             connection.server_is_primary,
             login.login_failed_or_fails,
         ),
-        useless,
-        "a restarted app could not write either",
+        Restart(never, "a restarted app could not write either"),
         server.next_setting(
             "default_transaction_read_only", "find out who set it, and why, before undoing it"
         ),
@@ -331,8 +323,7 @@ CAUSES: tuple[Cause, ...] = (
         "lock_contention",
         "sessions of the app wait behind one lock",
         (database.many_wait_for_one_lock,),
-        useless,
-        "the same requests would queue behind the lock again",
+        Restart(never, "the same requests would queue behind the lock again"),
         _next_lock,
         gives_way=database.root_is_leaked,
         not_to_confuse=("slow_queries", "pool_too_small"),
@@ -341,28 +332,23 @@ CAUSES: tuple[Cause, ...] = (
         "fork_shared",
         "processes share a connection that was opened before they were forked",
         (sockets.socket_shared_and_used,),
-        helps,
         _BUYS_TIME,
         _next_forked,
-        comes_back=True,
         not_to_confuse=("slot_leak", "idle_cut", "black_hole"),
     ),
     Cause(
         "nested_checkout",
         "requests wait for a second connection while they hold one",
         (pool.pool_is_exhausted, pool.waiters_already_hold_one),
-        helps,
         _BUYS_TIME,
         _next_nested,
-        comes_back=True,
         not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
     Cause(
         "slow_queries",
         "the connections are busy with slow statements",
         (login.login_still_fails, database.slow_statements),
-        useless,
-        "the same statements would be slow again",
+        Restart(never, "the same statements would be slow again"),
         _next_slow,
         not_to_confuse=("lock_contention", "held_while_waiting", "pool_too_small"),
     ),
@@ -370,8 +356,7 @@ CAUSES: tuple[Cause, ...] = (
         "held_while_waiting",
         "requests hold connections while they wait for something else",
         (pool.pool_is_exhausted, pool.holders_outside_the_database),
-        useless,
-        "the same requests would hold them again",
+        Restart(never, "the same requests would hold them again"),
         _next_held,
         not_to_confuse=("connection_leak", "slow_queries", "pool_too_small"),
     ),
@@ -379,17 +364,15 @@ CAUSES: tuple[Cause, ...] = (
         "black_hole",
         "packets to PostgreSQL vanish on established connections",
         (sockets.peer_is_silent, connection.new_connection_works),
-        if_login_still_fails,
-        "threads stuck in recv come free only with the process",
+        Restart(if_login_still_fails, "threads stuck in recv come free only with the process"),
         server.next_black_hole,
     ),
     Cause(
         "app_blocked",
         "the app accepts and does not answer: its loop or all its threads are stuck",
         (login.login_hangs, process.threads_stuck),
-        helps,
-        "a stuck loop comes free only with the process",
-        _next_stuck,
+        Restart(always, "a stuck loop comes free only with the process"),
+        say_with(process.threads_stuck, "ask the owner of the code about this"),
         not_to_confuse=("app_saturated", "slow_queries", "lock_contention", "black_hole"),
     ),
     Cause(
@@ -402,20 +385,16 @@ CAUSES: tuple[Cause, ...] = (
             pool.no_backend_of_the_app,
             connection.new_connection_works,
         ),
-        helps,
         _BUYS_TIME,
         _next_leak_site,
-        comes_back=True,
         not_to_confuse=("connection_leak", "lock_contention", "postgres_down", "pool_too_small"),
     ),
     Cause(
         "connection_leak",
         "connections are held for requests that are over",
         (any_of(all_of(pool.pool_is_exhausted, pool.holders_are_done), database.root_is_leaked),),
-        helps,
         _BUYS_TIME,
         _next_holders,
-        comes_back=True,
         not_to_confuse=("slot_leak", "pool_too_small"),
     ),
     Cause(
@@ -429,7 +408,6 @@ CAUSES: tuple[Cause, ...] = (
             ),
             sockets.dead_ones_matter,
         ),
-        if_login_still_fails,
         _TOO_LATE,
         say(f"{_HEALS}; find out who restarted {{target}}"),
         not_to_confuse=("sessions_terminated", "postgres_crash_recovery"),
@@ -438,7 +416,6 @@ CAUSES: tuple[Cause, ...] = (
         "postgres_crash_recovery",
         "a crash of another backend made PostgreSQL end every session",
         (sockets.last_words("57P02", "a crash of another server process"), sockets.dead_ones_matter),
-        if_login_still_fails,
         _TOO_LATE,
         say("find the crash in the log of {target}"),
         not_to_confuse=("postgres_restarted",),
@@ -447,7 +424,6 @@ CAUSES: tuple[Cause, ...] = (
         "idle_session_timeout",
         "PostgreSQL ends the app's idle sessions (idle_session_timeout)",
         (sockets.last_words("57P05", "idle_session_timeout"), sockets.dead_ones_matter),
-        if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
             "idle_session_timeout",
@@ -459,7 +435,6 @@ CAUSES: tuple[Cause, ...] = (
         "idle_in_transaction_timeout",
         "PostgreSQL ends sessions that idle in a transaction",
         (sockets.last_words("25P03", "idle_in_transaction_session_timeout"), sockets.dead_ones_matter),
-        if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
             "idle_in_transaction_session_timeout",
@@ -470,7 +445,6 @@ CAUSES: tuple[Cause, ...] = (
         "transaction_timeout",
         "PostgreSQL ends transactions that take too long",
         (sockets.last_words("25P04", "transaction_timeout"), sockets.dead_ones_matter),
-        if_login_still_fails,
         _TOO_LATE,
         server.next_setting(
             "transaction_timeout", "make the transaction shorter, or the timeout longer for the app's role"
@@ -484,7 +458,6 @@ CAUSES: tuple[Cause, ...] = (
             database.server_not_restarted,
             sockets.dead_ones_matter,
         ),
-        if_login_still_fails,
         _TOO_LATE,
         say(f"find the job that calls pg_terminate_backend() on {{target}} and stop it; {_HEALS}"),
         not_to_confuse=("postgres_restarted", "idle_session_timeout", "idle_cut"),
@@ -493,7 +466,6 @@ CAUSES: tuple[Cause, ...] = (
         "idle_cut",
         "something in between cut idle connections",
         (sockets.cut_without_a_word, sockets.dead_ones_matter),
-        if_login_still_fails,
         _TOO_LATE,
         server.next_cut,
         not_to_confuse=("sessions_terminated",),
@@ -506,7 +478,6 @@ CAUSES: tuple[Cause, ...] = (
             sockets.dead_connections_held,
             sockets.dead_ones_matter,
         ),
-        if_login_still_fails,
         _TOO_LATE,
         say(
             "find out who suspended it: the hypervisor's log, a snapshot, or the freezer of its control group"
@@ -516,19 +487,15 @@ CAUSES: tuple[Cause, ...] = (
         "stale_configuration",
         "the running process has other settings than its file",
         (sockets.live_settings_differ,),
-        useless,
-        "it is cured host by host by a rollout, not in the incident",
-        lambda facts: [
-            f"roll the configuration out, host by host: {sockets.live_settings_differ(facts).text}"
-        ],
+        Restart(never, "it is cured host by host by a rollout, not in the incident"),
+        say_with(sockets.live_settings_differ, "roll the configuration out, host by host"),
         ends_logins=False,
     ),
     Cause(
         "monitor_dead",
         "the pool's monitor is dead",
         (pool.monitor_is_silent,),
-        useless,
-        "it is cured host by host, not in the incident",
+        Restart(never, "it is cured host by host, not in the incident"),
         say("restart the app host by host when it is quiet"),
         ends_logins=False,
     ),
@@ -536,8 +503,7 @@ CAUSES: tuple[Cause, ...] = (
         "pool_too_small",
         "more requests want a connection than the pool may have",
         (login.login_failed_or_fails, pool.pool_is_exhausted, pool.somebody_waits, pool.nobody_holds_long),
-        useless,
-        "the same demand would meet the same pool",
+        Restart(never, "the same demand would meet the same pool"),
         _next_too_small,
         not_to_confuse=("slot_leak", "connection_leak"),
     ),
@@ -545,9 +511,8 @@ CAUSES: tuple[Cause, ...] = (
         "app_saturated",
         "every worker is busy, and not with the database",
         (login.login_still_fails, process.workers_busy),
-        useless,
-        "the same load would meet the same workers",
-        _next_busy,
+        Restart(never, "the same load would meet the same workers"),
+        say_with(process.workers_busy, "add workers, or set a timeout for what keeps them"),
         last_resort=True,
         not_to_confuse=("app_blocked", "pool_too_small", "slow_queries"),
     ),
@@ -555,8 +520,7 @@ CAUSES: tuple[Cause, ...] = (
         "login_broken",
         "the login fails for a reason of its own, not the pool's",
         (login.login_fails_at_once, log.another_exception, connection.new_connection_works),
-        useless,
-        "the same code would fail again",
+        Restart(never, "the same code would fail again"),
         _next_login_broken,
         last_resort=True,
         not_to_confuse=("slot_leak", "connection_slots_full", "authentication_failed"),
@@ -565,8 +529,7 @@ CAUSES: tuple[Cause, ...] = (
         "client_suspended",
         "browsers were suspended; the requests never arrived",
         (login.login_works, log.browser_was_suspended),
-        useless,
-        "nothing is wrong here",
+        Restart(never, "nothing is wrong here"),
         say("ask the user to reload the page"),
         last_resort=True,
         ends_logins=False,
@@ -575,9 +538,8 @@ CAUSES: tuple[Cause, ...] = (
         "metric_artefact",
         "the app's own number is wrong: it counts slots that were never opened",
         (login.login_works, pool.own_number_is_wrong),
-        useless,
-        "nothing is wrong but the number",
-        lambda facts: [f"count what is used, not maximum minus idle: {pool.own_number_is_wrong(facts).text}"],
+        Restart(never, "nothing is wrong but the number"),
+        say_with(pool.own_number_is_wrong, "count what is used, not maximum minus idle"),
         ends_logins=False,
     ),
     Cause(
@@ -592,8 +554,7 @@ CAUSES: tuple[Cause, ...] = (
             log.log_was_read,
             pool.pool_was_read,
         ),
-        useless,
-        "the login works",
+        Restart(never, "the login works"),
         say(),
         last_resort=True,
         ends_logins=False,

@@ -7,8 +7,8 @@ waits for a lock looks like one that waits for work, so what is counted here as 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from typing import Any, NamedTuple, Optional
+from collections import Counter, defaultdict
+from typing import Any, Optional
 
 from .facts import Facts, mapping, number, rows, text, whole
 
@@ -19,12 +19,12 @@ _WAITS_FOR_THE_POOL = re.compile(r"/pool/pool\.py:\d+ (?:getconn|_wait)$")
 _LIBRARY = re.compile(r"site-packages/|dist-packages/|/lib/python\d|<frozen |/runbook/pool/")
 
 
-class Work(NamedTuple):
-    """So many threads of all processes: waiting, with PostgreSQL, with what else, by what it is."""
+class Work:
+    """What the threads of one process do: so many wait, so many are with PostgreSQL, so many with what else."""
 
-    idle: int
-    database: int
-    elsewhere: Counter[str]
+    def __init__(self) -> None:
+        self.idle = self.database = 0
+        self.elsewhere: Counter[str] = Counter()
 
     @property
     def busy(self) -> int:
@@ -56,7 +56,7 @@ def _readable(look: dict[str, Any]) -> bool:
 
 def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
     """pid → what the threads of a look do. Those that only take requests or children in are not counted."""
-    found: dict[int, Work] = {}
+    found: dict[int, Work] = defaultdict(Work)
     loops = event_loops(facts)
     parents = {whole(process.get("ppid")) for process in facts.processes or []}
     for thread in rows(look.get("threads")):
@@ -64,8 +64,12 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
         if waits and whole(thread.get("tid")) == pid and pid in loops | parents:
             continue
-        kind = "itself" if call == "running" else to or call
-        _count(found, pid, "idle" if waits else "database" if to in facts.peers else kind)
+        if waits:
+            found[pid].idle += 1
+        elif to in facts.peers:
+            found[pid].database += 1
+        else:
+            found[pid].elsewhere["itself" if call == "running" else to or call] += 1
     return found
 
 
@@ -73,34 +77,22 @@ def work_by_stacks(facts: Facts) -> Optional[dict[int, Work]]:
     """The same for the worker threads of processes with a status socket; None without stacks."""
     if facts.stacks is None:
         return None
-    found: dict[int, Work] = {}
+    found: dict[int, Work] = defaultdict(Work)
     asking = {whole(holder.get("tid")) for holder in facts.holders or [] if facts.active_backend(holder)}
     # A pooler in between has no session for them yet; the kernel knows whom they wait for.
-    threads = (thread for look in facts.looks for thread in rows(look.get("threads")))
-    asking |= {whole(thread.get("tid")) for thread in threads if text(thread.get("to")) in facts.peers}
+    peers = facts.peers
+    asking |= {whole(one.get("tid")) for one in seen_threads(facts) if text(one.get("to")) in peers}
     for stack in facts.stacks:
-        frames = frames_of(stack)
         if text(stack.get("thread")).startswith(_OWN_THREADS):
             continue
+        frames, one = frames_of(stack), found[whole(stack.get("pid"))]
         if any(map(_IDLE.search, frames[:2])):
-            kind = "idle"
+            one.idle += 1
         elif whole(stack.get("tid")) in asking or any(map(_WAITS_FOR_THE_POOL.search, frames)):
-            kind = "database"
+            one.database += 1
         else:
-            kind = site(frames)
-        _count(found, whole(stack.get("pid")), kind)
+            one.elsewhere[site(frames)] += 1
     return found
-
-
-def _count(found: dict[int, Work], pid: int, kind: str) -> None:
-    one = found.get(pid) or Work(0, 0, Counter())
-    if kind == "idle":
-        one = one._replace(idle=one.idle + 1)
-    elif kind == "database":
-        one = one._replace(database=one.database + 1)
-    else:
-        one.elsewhere[kind] += 1
-    found[pid] = one
 
 
 def event_loops(facts: Facts) -> set[int]:
@@ -152,7 +144,7 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
     """Local end → inode of the connections to PostgreSQL on which a thread stood still through all these looks."""
     known = {
         whole(row.get("inode")): text(row.get("local"))
-        for sample in rows((facts.sockets or {}).get("samples"))
+        for sample in facts.samples
         for row in rows(sample.get("sockets"))
     }
     seen = [
@@ -188,24 +180,29 @@ _WORK_SECONDS = 0.02
 
 def waiting_on(facts: Facts) -> dict[int, set[int]]:
     """inode → the processes of which a thread was seen waiting on it."""
-    found: dict[int, set[int]] = {}
-    for look in facts.looks:
-        for thread in rows(look.get("threads")):
-            found.setdefault(whole(thread.get("inode")), set()).add(whole(thread.get("pid")))
-    return {inode: pids for inode, pids in found.items() if inode}
+    found: dict[int, set[int]] = defaultdict(set)
+    for thread in seen_threads(facts):
+        if whole(thread.get("inode")):
+            found[whole(thread.get("inode"))].add(whole(thread.get("pid")))
+    return found
+
+
+def seen_threads(facts: Facts) -> list[dict[str, Any]]:
+    """Every thread of every look."""
+    return [thread for look in facts.looks for thread in rows(look.get("threads"))]
 
 
 def worked(facts: Facts) -> Optional[set[int]]:
     """The processes that took processor time between the first look and the last; None when not read."""
     if len(facts.looks) < 2:
         return None
-    spent: dict[int, float] = {}
+    spent: dict[int, float] = defaultdict(float)
     earlier = {whole(t.get("tid")): number(t.get("cpu_seconds")) for t in rows(facts.looks[0].get("threads"))}
     for thread in rows(facts.looks[-1].get("threads")):
         pid, seconds = whole(thread.get("pid")), number(thread.get("cpu_seconds"))
         if seconds is None:
             return None
-        spent[pid] = spent.get(pid, 0.0) + seconds - (earlier.get(whole(thread.get("tid"))) or 0.0)
+        spent[pid] += seconds - (earlier.get(whole(thread.get("tid"))) or 0.0)
     return {pid for pid, seconds in spent.items() if seconds >= _WORK_SECONDS}
 
 
@@ -213,9 +210,5 @@ def served(facts: Facts) -> set[int]:
     """The processes of which another thread than the first has done work since it was born: it is not one that
     was inherited by a fork, which leaves the first alone."""
     threads = rows(facts.looks[-1].get("threads")) if facts.looks else []
-    return {
-        whole(thread.get("pid"))
-        for thread in threads
-        if thread.get("pid") != thread.get("tid")
-        and (number(thread.get("cpu_seconds")) or 0.0) >= _WORK_SECONDS
-    }
+    others = [thread for thread in threads if thread.get("pid") != thread.get("tid")]
+    return {whole(t.get("pid")) for t in others if (number(t.get("cpu_seconds")) or 0.0) >= _WORK_SECONDS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from ..common.clock import rfc3339, seconds_of
+from ..common.settings import key_of, same
 
 # How long something must last to count as old, in seconds. A request of a web app is over by then.
 OLD_SECONDS = 30.0
@@ -30,14 +31,8 @@ FAILURES = (
 )
 # Settings of the pool's maximum, and of what SQLAlchemy's may have beyond it, by the names that people give them.
 POOL_SIZES = (
-    *(
-        "POSTGRES_POOL_MAX_CONNECTIONS",
-        "DB_POOL_MAX",
-        "DB_POOL_MAX_SIZE",
-        "DB_POOL_SIZE",
-        "POSTGRES_POOL_SIZE",
-    ),
-    *("DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
+    *("POSTGRES_POOL_MAX_CONNECTIONS", "DB_POOL_MAX", "DB_POOL_MAX_SIZE", "DB_POOL_SIZE"),
+    *("POSTGRES_POOL_SIZE", "DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
 )
 POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
@@ -77,24 +72,15 @@ def truth(value: Any) -> Optional[bool]:
     return value if isinstance(value, bool) else None
 
 
-def same(one: str, other: str) -> bool:
-    """Do two settings mean the same? 30 and 30.0 do."""
-    try:
-        return float(one) == float(other)
-    except ValueError:
-        return one == other
-
-
 class Facts:
     """Questions to the evidence. A view that was not read is None here; ``reason(view)`` says why."""
 
     def __init__(self, host: Any, database: Any = None) -> None:
-        self.document = mapping(host)
-        self._views = mapping(self.document.get("views"))
-        self._database_views = mapping(mapping(database).get("views"))
-        self.read_from_here = text(mapping(database).get("collected_from")) == text(self.document.get("host"))
-        self.now = seconds_of(self.document.get("collected_at"))
-        self.database_now = seconds_of(mapping(database).get("collected_at"))
+        document, database = mapping(host), mapping(database)
+        self._views = {**mapping(database.get("views")), **mapping(document.get("views"))}
+        self.read_from_here = text(database.get("collected_from")) == text(document.get("host"))
+        self.now = seconds_of(document.get("collected_at"))
+        self.database_now = seconds_of(database.get("collected_at"))
         self.login = self._data("login")
         self.new = self._data("new_connection")
         self.sockets = self._data("sockets")
@@ -104,35 +90,28 @@ class Facts:
         self.source = self._data("source")
         self.monitor = self._data("monitor")
         self.pool = self._pool()
-        self.connection = self._data("connection", self._database_views)
-        self.server = self._data("server", self._database_views)
-        self.activity = self._data("activity", self._database_views)
-        self.locks = self._data("locks", self._database_views)
-        self.limits = self._data("limits", self._database_views)
+        self.connection = self._data("connection")
+        self.server = self._data("server")
+        self.activity = self._data("activity")
+        self.locks = self._data("locks")
+        self.limits = self._data("limits")
 
-    def _data(self, name: str, views: Optional[dict[str, Any]] = None) -> Optional[dict[str, Any]]:
-        view = mapping((self._views if views is None else views).get(name))
+    def _data(self, name: str) -> Optional[dict[str, Any]]:
+        view = mapping(self._views.get(name))
         data = view.get("data")
         return data if view.get("state") == "ok" and isinstance(data, dict) else None
 
     def reason(self, name: str) -> str:
         """Why a view was not read, in words."""
-        for views in (self._views, self._database_views):
-            view = mapping(views.get(name))
-            if view:
-                return text(view.get("reason")) or (
-                    "not in the evidence" if view.get("state") != "ok" else ""
-                )
-        return (
-            "the database was not read"
-            if name in ("activity", "server", "locks", "limits")
-            else "not in the evidence"
-        )
+        view = mapping(self._views.get(name))
+        if view:
+            return text(view.get("reason")) or ("" if view.get("state") == "ok" else "not in the evidence")
+        of_the_database = name in ("activity", "server", "locks", "limits")
+        return "the database was not read" if of_the_database else "not in the evidence"
 
     def seconds(self, name: str) -> float:
         """How long reading a view took."""
-        view = mapping(self._views.get(name)) or mapping(self._database_views.get(name))
-        return max(0.0, number(view.get("seconds")) or 0.0)
+        return max(0.0, number(mapping(self._views.get(name)).get("seconds")) or 0.0)
 
     # U, the user's path
 
@@ -192,9 +171,9 @@ class Facts:
         That is where a new one leads, unless the name has moved meanwhile.
         """
         live = mapping((self.new or {}).get("live"))
-        return (
-            (text(live.get("peer")), mapping(live.get("server"))) if live else (self.target, self.new_server)
-        )
+        if live:
+            return text(live.get("peer")), mapping(live.get("server"))
+        return self.target, self.new_server
 
     @property
     def bouncer(self) -> Optional[dict[str, Any]]:
@@ -221,36 +200,31 @@ class Facts:
 
         One process that does not answer makes the view incomplete, so it is unread as a whole.
         """
-        view = mapping(self._views.get("pool"))
-        found = rows(mapping(view.get("data")).get("processes"))
-        statuses = [mapping(row.get("status")) for row in found]
-        whole_view = bool(statuses) and all(mapping(s.get("count")) for s in statuses)
-        return statuses if view.get("state") == "ok" and whole_view else None
+        statuses = [mapping(row.get("status")) for row in rows(mapping(self._data("pool")).get("processes"))]
+        return statuses if statuses and all(mapping(s.get("count")) for s in statuses) else None
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What came of asking for status sockets, also where there is none."""
+        return mapping(mapping(self._views.get("pool")).get("data"))
 
     @property
     def no_status_socket(self) -> bool:
         """The app was asked and has no status socket, which is no error."""
-        data = mapping(mapping(self._views.get("pool")).get("data"))
-        return data.get("processes") == []
+        return self._asked.get("processes") == []
 
     @property
     def left_behind(self) -> list[str]:
         """Status sockets of processes that are gone: whoever ends in order removes his."""
-        found = mapping(mapping(self._views.get("pool")).get("data")).get("left_behind")
+        found = self._asked.get("left_behind")
         return [text(path) for path in found] if isinstance(found, list) else []
 
     @property
     def no_monitor(self) -> bool:
         """No monitor of the pool ever told of itself, in as much of the log as was read."""
-        told = mapping(self.log)
-        counts = mapping(told.get("counts"))
-        return (
-            self.no_status_socket
-            and told.get("whole_window") is True
-            and not any(
-                whole(counts.get(name)) for name in ("monitor_started", "monitor_error", "pool_status")
-            )
-        )
+        whole_window = mapping(self.log).get("whole_window") is True
+        told = self.logged("monitor_started", "monitor_error", "pool_status")
+        return self.no_status_socket and whole_window and not told
 
     def pool_count(self, name: str) -> Optional[int]:
         """A count of the pool (used, idle, maximum, waiting …), summed over the processes."""
@@ -279,7 +253,7 @@ class Facts:
         """The stacks of every thread, over all processes with a status socket; None where one has none."""
         if self.pool is None:
             return None
-        found = rows(mapping(mapping(self._views.get("pool")).get("data")).get("processes"))
+        found = rows(self._asked.get("processes"))
         if not all(isinstance(row.get("stacks"), list) for row in found):
             return None
         return [{**stack, "pid": row.get("pid")} for row in found for stack in rows(row["stacks"])]
@@ -287,9 +261,7 @@ class Facts:
     def state_at(self, local: str) -> Optional[str]:
         """The state of the session at the other end of a socket; ``none`` where the server has none, None where
         that cannot be told: not read, or something in between gives every connection another port."""
-        states = {
-            self.client(one): text(one.get("state")) for one in rows((self.activity or {}).get("sessions"))
-        }
+        states = {self.client(one): text(one.get("state")) for one in self.sessions}
         joined = any(text(row.get("local")) in states for row in self.held or [])
         return states.get(local, "none") if joined else None
 
@@ -324,12 +296,13 @@ class Facts:
 
     def sample(self, moment: str) -> Optional[list[dict[str, Any]]]:
         """The sockets at a moment; None when not read."""
-        if self.sockets is None:
-            return None
-        for one in rows(self.sockets.get("samples")):
-            if one.get("moment") == moment:
-                return rows(one.get("sockets"))
-        return None
+        found = (rows(one.get("sockets")) for one in self.samples if one.get("moment") == moment)
+        return next(found, None)
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The sockets at several moments, each ``{moment, second, sockets}``; none when not read."""
+        return rows(mapping(self.sockets).get("samples"))
 
     @property
     def held(self) -> Optional[list[dict[str, Any]]]:
@@ -375,19 +348,15 @@ class Facts:
         """
         if self.words is None or self.now is None:
             return None
-        samples = rows(mapping(self.sockets).get("samples"))
-        looked = self.now + (number(samples[-1].get("second")) or 0.0) if samples else self.now
+        looked = self.now + (number(self.samples[-1].get("second")) or 0.0) if self.samples else self.now
         found = rows(mapping(self.sockets).get("waits"))
         return [{**row, "sent": looked - (number(row.get("seconds")) or 0.0)} for row in found]
 
     @property
     def hidden_words(self) -> int:
         """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
-        ended = {
-            (whole(row.get("pid")), whole(row.get("fd")))
-            for row in self.held or []
-            if row.get("state") == "CLOSE-WAIT"
-        }
+        held = [row for row in self.held or [] if row.get("state") == "CLOSE-WAIT"]
+        ended = {(whole(row.get("pid")), whole(row.get("fd"))) for row in held}
         hidden = [row for row in self.words or [] if row.get("kind") == "bytes"]
         return sum((whole(row.get("pid")), whole(row.get("fd"))) in ended for row in hidden)
 
@@ -405,7 +374,7 @@ class Facts:
         """
         found: set[str] = set()
         probed: dict[str, float] = {}
-        for one in rows(mapping(self.sockets).get("samples")):
+        for one in self.samples:
             second = number(one.get("second")) or 0.0
             for row in rows(one.get("sockets")):
                 key = f"{text(row.get('local'))} -> {text(row.get('peer'))}"
@@ -458,9 +427,8 @@ class Facts:
             runs = [text(mapping(live.get(name)).get("value"))]
             for status in self.pool or []:
                 switched = {text(one.get("name")) for one in rows(status.get("overrides"))}
-                key = name.removeprefix("POSTGRES_").removeprefix("POOL_").lower()
-                value = number(mapping(status.get("config")).get(key))
-                if value is not None and key not in switched:
+                value = number(mapping(status.get("config")).get(key_of(name)))
+                if value is not None and key_of(name) not in switched:
                     runs.append(f"{value:g}")
             other = next((one for one in runs if one and not same(one, wanted)), "")
             if wanted and other:
@@ -559,6 +527,11 @@ class Facts:
     # D, the database
 
     @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """All sessions of the server that were kept; none when not read."""
+        return rows(mapping(self.activity).get("sessions"))
+
+    @property
     def backends(self) -> Optional[list[dict[str, Any]]]:
         """The app's sessions of this host, as the server sees them; None when they cannot be told apart.
 
@@ -571,7 +544,7 @@ class Facts:
             return None
         found = [
             s
-            for s in rows(self.activity.get("sessions"))
+            for s in self.sessions
             if s.get("backend_type") == "client backend"
             and s.get("role") == user
             and s.get("database") == name
@@ -585,8 +558,7 @@ class Facts:
     @property
     def _locals(self) -> set[str]:
         """address:port on this side of every socket to the database that the app had in this run."""
-        samples = rows(mapping(self.sockets).get("samples"))
-        return {text(row.get("local")) for one in samples for row in rows(one.get("sockets"))}
+        return {text(row.get("local")) for one in self.samples for row in rows(one.get("sockets"))}
 
     def _joined(self, sessions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of the sessions whose client is one of the app's sockets."""
@@ -609,6 +581,10 @@ class Facts:
             and not text(s.get("query")).lstrip().upper().startswith("LISTEN")
         ]
 
+    def resting_for(self, seconds: float) -> list[dict[str, Any]]:
+        """Those of them that have run none for longer than that."""
+        return [s for s in self.resting if (self.server_age(s.get("state_change")) or 0) > seconds]
+
     @property
     def app_role(self) -> tuple[str, str]:
         """(role, database) of the app: as its settings say, else as its sessions on the server; empty if unknown."""
@@ -617,7 +593,7 @@ class Facts:
             return text(source.get("user")), text(source.get("name"))
         if text((self.new or {}).get("user")) not in ("", OWN_NAME):
             return text((self.new or {}).get("user")), text((self.new or {}).get("database"))
-        ours = self._joined(rows(mapping(self.activity).get("sessions")))  # the settings are not known
+        ours = self._joined(self.sessions)  # the settings are not known
         return (text(ours[0].get("role")), text(ours[0].get("database"))) if ours else ("", "")
 
     @property
@@ -722,7 +698,4 @@ class Facts:
 
     def session(self, pid: Any) -> dict[str, Any]:
         """The session of a backend pid; empty when it is not among those kept."""
-        for one in rows((self.activity or {}).get("sessions")):
-            if one.get("pid") == pid:
-                return one
-        return {}
+        return next((one for one in self.sessions if one.get("pid") == pid), {})

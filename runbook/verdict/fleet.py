@@ -13,12 +13,10 @@ from .facts import mapping, text
 
 TOGETHER_SECONDS = 60.0
 # Causes that lie in the app or its host: where several have one of them at once, it is what they share.
-OF_THE_APP = frozenset(
-    {
-        *("app_down", "app_resources", "app_blocked", "app_saturated", "fork_shared", "host_suspended"),
-        *("stale_configuration", "monitor_dead", "login_broken", "metric_artefact"),
-    }
-)
+OF_THE_APP = {
+    *("app_down", "app_resources", "app_blocked", "app_saturated", "fork_shared", "host_suspended"),
+    *("stale_configuration", "monitor_dead", "login_broken", "metric_artefact"),
+}
 
 
 def fleet(
@@ -27,8 +25,7 @@ def fleet(
     """``fleet.json`` of a run: its reports, the hosts that gave none, and how many database connections
     the run opened to read D."""
     hosts = [
-        {"host": report["host"], "outcome": report["outcome"], "cause": report["cause"], "reachable": True}
-        for report in reports
+        {**{key: one[key] for key in ("host", "outcome", "cause")}, "reachable": True} for one in reports
     ]
     hosts += [{"host": host, "outcome": "unknown", "cause": None, "reachable": False} for host in missing]
     events: list[dict[str, Any]] = []

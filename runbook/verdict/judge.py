@@ -79,14 +79,9 @@ def judge(host: Any, database: Any = None) -> Verdict:
         for cause in CAUSES
     ]
     # What cannot end a login is not the cause of one that fails.
-    holding = [
-        one
-        for one in judged
-        if one.value is True
-        and not (one.gives_way and one.gives_way.value)
-        and (one.cause.ends_logins or not facts.login_fails)
-    ]
-    found = holding[0] if holding else None
+    able = [one for one in judged if one.cause.ends_logins or not facts.login_fails]
+    holding = (one for one in able if one.value and not (one.gives_way and one.gives_way.value))
+    found = next(holding, None)
     unsettled = [one for one in (judged[: judged.index(found)] if found else judged) if one.value is None]
     # A blemish that could not be looked for is told, and leaves no doubt about why logins fail or work.
     open_above = [one for one in unsettled if one.cause.ends_logins]
@@ -97,7 +92,7 @@ def judge(host: Any, database: Any = None) -> Verdict:
     if found.gives_way and found.gives_way.value is None:
         unsettled, open_above = [*unsettled, found], [*open_above, found]
     cause = found.cause
-    helps, why_action = cause.restart(facts), ""
+    helps, why_action = cause.restart.helps(facts), ""
     if helps and facts.login_fails is False:
         helps, why_action = False, "the login works"  # nobody is locked out now
     why_action = why_action or why_of(cause, helps)
@@ -108,12 +103,8 @@ def judge(host: Any, database: Any = None) -> Verdict:
         restart_helps=helps,
         action=cause.action if helps else "open" if helps is None else "none",
         why_action=why_action,
-        contributing=[
-            one.cause.id
-            for one in judged
-            if one.value is True and one is not found and not one.cause.last_resort
-        ],
-        why=list(dict.fromkeys(answer for answer in found.answers)),
+        contributing=_contributing([one for one in judged if one is not found]),
+        why=list(dict.fromkeys(found.answers)),
         why_not=_why_not(judged, cause),
         unread=_unread(unsettled),
         next=cause.next(facts),
@@ -125,12 +116,9 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
     """Nothing is proven. The action may be decided all the same, if all causes that fit agree on it."""
     still_open = [one for one in judged if one.value is None]
     # Nor does what cannot end a login fit one that fails.
-    fits = [
-        one
-        for one in still_open
-        if one.cause.id != "healthy" and (one.cause.ends_logins or not facts.login_fails)
-    ]
-    helps = {one.cause.restart(facts) for one in fits}
+    able = [one for one in still_open if one.cause.ends_logins or not facts.login_fails]
+    fits = [one for one in able if one.cause.id != "healthy"]
+    helps = {one.cause.restart.helps(facts) for one in fits}
     actions = {one.cause.action for one in fits}
     agreed = helps.pop() if len(helps) == 1 else None
     if facts.login_fails is False:
@@ -160,25 +148,29 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         restart_helps=agreed if action != "open" else None,
         action=action,
         why_action=why_action,
-        contributing=[one.cause.id for one in judged if one.value is True and not one.cause.last_resort],
+        contributing=_contributing(judged),
         why_not=_why_not(judged, None),
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
         next=[
-            wrong or "give this run the rights or names that the unread views need, and run it again",
+            wrong
+            or _later(facts)
+            or "give this run the rights or names that the unread views need, and run it again",
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",
         ],
     )
 
 
+def _contributing(judged: list[Judged]) -> list[str]:
+    return [one.cause.id for one in judged if one.value and not one.cause.last_resort]
+
+
 def _later(facts: Facts) -> str:
     """Where a pool that waits has not yet given up: its log says so only then."""
-    if login_hangs(facts).value and facts.log is not None and not facts.logged_now("pool_exhausted"):
-        return (
-            "run it again in half a minute: a pool that waits says in the log that it is exhausted only then"
-        )
-    return ""
+    words = "run it again in half a minute: a pool that waits says in the log that it is exhausted only then"
+    told = facts.log is None or facts.pool_never_waits or facts.logged_now("pool_exhausted")
+    return words if login_hangs(facts).value and not told else ""
 
 
 def _set_right(facts: Facts) -> str:
@@ -213,34 +205,29 @@ def _unread(judged: list[Judged]) -> list[Answer]:
 
 def _title(cause: Cause, facts: Facts) -> str:
     if cause.id == "slot_leak" and facts.maximum:
-        lost = facts.maximum - len(facts.held or [])
-        left = (
-            f"; {facts.maximum - lost} still have a connection"
-            if facts.maximum > lost
-            else "; none is really in use"
-        )
-        return f"the pool lost {'all ' if not facts.held else ''}{count(lost, 'slot')}{left}"
+        held = len(facts.held or [])
+        lost = count(facts.maximum - held, "slot")
+        if held:
+            return f"the pool lost {lost}; {held} still have a connection"
+        return f"the pool lost all {lost}; none is really in use"
     if cause.id == "lock_contention":
         return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":
         ended = facts.words_with("57P01") or facts.hidden_words
         return f"{count(ended, 'session')} of the app ended by an administrator"
     if cause.id == "healthy":
-        told = facts.trouble
-        broken = (
-            f"; {count(told['lines'], 'error')} in its log from {told['first'][11:19]} to"
-            f" {told['last'][11:19]} UTC: {told['ended']}"
-            if told
-            else ""
-        )
-        return f"login answers {statuses(facts)}{broken}"
+        words, told = f"login answers {statuses(facts)}", facts.trouble
+        if told:
+            span = f"from {told['first'][11:19]} to {told['last'][11:19]} UTC"
+            words += f"; {count(told['lines'], 'error')} in its log {span}: {told['ended']}"
+        return words
     return cause.title
 
 
 def _holds(cause: Cause, facts: Facts) -> Optional[float]:
     """How long until it is back: from the start of the process to the first failure, or to the last connection
     that was taken and kept; where neither is known, until now."""
-    if not cause.comes_back or facts.age is None or facts.started is None:
+    if not cause.restart.comes_back or facts.age is None or facts.started is None:
         return None
     known = [facts.age]
     first = seconds_of((facts.trouble or {}).get("first"))

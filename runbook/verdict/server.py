@@ -14,12 +14,12 @@ from .facts import OWN_NAME, Facts, mapping, number, rows, text, whole
 _END_SESSION = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{start}'"
 )
-# What pg_settings calls the place where a value of ALTER ROLE or ALTER DATABASE was set, and how to undo it.
-_UNDO = {
-    "database user": "ALTER ROLE {user} IN DATABASE {database} RESET {name}",
-    "user": "ALTER ROLE {user} RESET {name}",
-    "database": "ALTER DATABASE {database} RESET {name}",
-    "global": "ALTER ROLE ALL RESET {name}",
+# What pg_settings calls the place where a value of ALTER ROLE or ALTER DATABASE was set: for whom, how to undo it.
+_PLACES = {
+    "database user": ("this role in this database", "ALTER ROLE {user} IN DATABASE {database} RESET {name}"),
+    "user": ("this role", "ALTER ROLE {user} RESET {name}"),
+    "database": ("this database", "ALTER DATABASE {database} RESET {name}"),
+    "global": ("all roles", "ALTER ROLE ALL RESET {name}"),
 }
 
 
@@ -51,16 +51,12 @@ def at_the_limit(facts: Facts) -> list[dict[str, Any]]:
     """
     said = text(facts.new_error.get("message"))
     role, database = facts.app_role
-    key, value = (
-        ("role", role)
-        if "for role" in said
-        else ("database", database)
-        if "for database" in said
-        else ("", "")
-    )
     found = rows(mapping(facts.limits).get("by_role"))
-    here = [row for row in found if not key or row.get(key) == value]
-    return sorted(here, key=lambda row: -whole(row.get("count")))
+    if "for role" in said:
+        found = [row for row in found if row.get("role") == role]
+    elif "for database" in said:
+        found = [row for row in found if row.get("database") == database]
+    return sorted(found, key=lambda row: -whole(row.get("count")))
 
 
 def if_we_hold_the_slots(facts: Facts) -> Optional[bool]:
@@ -109,7 +105,7 @@ def _sessions_of(facts: Facts, row: dict[str, Any]) -> list[dict[str, Any]]:
     keys = ("role", "application_name", "database", "client_address")
     return [
         session
-        for session in rows(mapping(facts.activity).get("sessions"))
+        for session in facts.sessions
         if all(session.get(key) == row.get(key) for key in keys)
         and session.get("application_name") != OWN_NAME
     ]
@@ -181,21 +177,14 @@ def setting(facts: Facts, name: str) -> str:
     unit = f" {text(row.get('unit'))}" if row.get("unit") and row.get("setting") != "0" else ""
     words = f"{name} is {text(row.get('setting'))}{unit}"
     source, file = text(row.get("source")), text(row.get("file"))
-    if source in _UNDO:
-        undo = _UNDO[source].format(user=user, database=database, name=name)
-        return f"{words} for {user} in {database}, set for {_WHOM[source]}; to undo it: {undo}"
+    if source in _PLACES:
+        whom, undo = _PLACES[source]
+        undo = undo.format(user=user, database=database, name=name)
+        return f"{words} for {user} in {database}, set for {whom}; to undo it: {undo}"
     if file.endswith("postgresql.auto.conf"):
         return f"{words}, set by ALTER SYSTEM; to undo it: ALTER SYSTEM RESET {name}; SELECT pg_reload_conf()"
     where = f"{file}:{whole(row.get('line'))}" if file else f"source {source or 'unknown'}"
     return f"{words}, set in {where}"
-
-
-_WHOM = {
-    "database user": "this role in this database",
-    "user": "this role",
-    "database": "this database",
-    "global": "all roles",
-}
 
 
 def next_setting(name: str, cure: str) -> Callable[[Facts], list[str]]:

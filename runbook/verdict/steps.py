@@ -6,6 +6,7 @@ diagnosis) or unknown (not read).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Callable, Optional
 
 from .answers import count
@@ -44,10 +45,8 @@ def monitor(facts: Facts, _: Verdict) -> Found:
     started = facts.monitor.get("started")
     lines = whole(facts.monitor.get("lines"))
     seen = "its start-up line is in the log" if started else "no start-up line in the log that was read"
-    return (
-        "unknown",
-        f"{seen}, {count(lines, 'report')}; the app tells no heartbeat, so whether it lives is open",
-    )
+    words = f"{seen}, {count(lines, 'report')}; the app tells no heartbeat, so whether it lives is open"
+    return "unknown", words
 
 
 def pool(facts: Facts, _: Verdict) -> Found:
@@ -86,10 +85,7 @@ def postgresql(facts: Facts, _: Verdict) -> Found:
     )
     if facts.backends is None:
         return "unknown", f"{facts.reason('activity')}; {new}"
-    states: dict[str, int] = {}
-    for session in facts.backends:
-        name = text(session.get("state")) or "?"
-        states[name] = states.get(name, 0) + 1
+    states = Counter(text(session.get("state")) or "?" for session in facts.backends)
     told = ", ".join(f"{number_of} {name}" for name, number_of in sorted(states.items()))
     waiting = sum(len(queue) for queue in (facts.waiting_for_lock or {}).values())
     used, most = number((facts.limits or {}).get("used")), number((facts.limits or {}).get("max_connections"))
@@ -111,10 +107,8 @@ def leaks(facts: Facts, _: Verdict) -> Found:
     if not whole(facts.source.get("files")):
         roots = facts.source.get("roots")
         where = ", ".join(text(root) for root in roots) if isinstance(roots, list) else ""
-        return (
-            "unknown",
-            f"no source of the app's own below {where or 'where it runs'}; name it in diagnose_source",
-        )
+        words = f"no source of the app's own below {where or 'where it runs'}; name it in diagnose_source"
+        return "unknown", words
     if not findings:
         return "ok", f"no finding in {files}{partly}"
     named = ", ".join(f"{text(f.get('rule'))} {f['site']}" for f in findings[:3])

@@ -410,7 +410,7 @@ def test_every_cause_has_its_rank() -> None:
 def test_a_cause_is_complete(cause: Any) -> None:
     assert cause.title
     assert not cause.title.endswith(".")
-    assert cause.why_restart
+    assert cause.restart.why
     assert cause.action in ("start", "restart")
     assert cause.conditions
     assert set(cause.not_to_confuse) <= set(IDS) - {cause.id}

@@ -573,6 +573,15 @@ def test_a_pool_that_waits_says_that_it_is_exhausted_later_than_a_probe_lasts(
     assert pool_is_exhausted(Facts(*incident)).value is wanted
 
 
+@pytest.mark.parametrize(("library", "later"), [("sqlalchemy", True), ("psycopg2.pool", False)])
+def test_a_first_run_that_cannot_decide_yet_says_when_to_ask_again(library: str, later: bool) -> None:
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    incident.data("source")["pools"][0]["library"] = library
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert verdict.next[0].startswith("run it again in half a minute") is later
+
+
 # -- what the process runs with, and what it should ----------------------------------------------------------
 
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, decided, no, opposite, unread
 from ..facts import Facts, mapping, rows, text, whole
 
 
 def _new(facts: Facts, question: str) -> Optional[Answer]:
     if facts.new is None or (facts.new.get("ok") is not True and not facts.new_error):
         return unread(facts, "new_connection", question)
+    if facts.new_ok:
+        return no("new_connection", _took(facts))
     if facts.new.get("ok") is True:
-        if facts.new_ok is None:
-            return no("new_connection", f"{facts.target} answers a new connection and asks for credentials")
-        return no(
-            "new_connection", f"a new connection to {facts.target} took {facts.new_seconds * 1000:.0f} ms"
-        )
+        return no("new_connection", f"{facts.target} answers a new connection and asks for credentials")
     return None
+
+
+def _took(facts: Facts) -> str:
+    return f"a new connection to {facts.target} took {facts.new_seconds * 1000:.0f} ms"
 
 
 def _failed(facts: Facts, holds: bool) -> Answer:
     words = f"a new connection: {text(facts.new_error.get('text')) or 'failed'}"
-    return (yes if holds else no)("new_connection", words[:300])
+    return decided(holds, "new_connection", words[:300])
 
 
 def no_answer_to_a_new_connection(facts: Facts) -> Answer:
@@ -56,7 +58,7 @@ def refused_beyond_what_answers(facts: Facts) -> Answer:
         return unread(facts, "connection", question)
     told = mapping(facts.connection.get("error"))
     words = f"{facts.target} answers; PostgreSQL itself: {text(told.get('text')) or 'answers'}"
-    return (yes if told.get("kind") == "refused" else no)("connection", words)
+    return decided(told.get("kind") == "refused", "connection", words)
 
 
 def new_connection_hangs_in_query(facts: Facts) -> Answer:
@@ -74,18 +76,14 @@ def pgbouncer_queues(facts: Facts) -> Answer:
     if facts.bouncer is None:
         return no("new_connection", f"no PgBouncer answers at {facts.target}")
     if facts.bouncer.get("pools") is None:
-        why = text(facts.bouncer.get("refused"))
-        return Answer(
-            None,
-            f"how many clients wait at PgBouncer: SHOW POOLS is not for this role ({why})",
-            "new_connection",
-        )
+        words = f"how many clients wait at PgBouncer: SHOW POOLS is not for this role ({text(facts.bouncer.get('refused'))})"
+        return Answer(None, words, "new_connection")
     waiting, busy, idle, longest = bouncer_counts(facts)
     words = (
         f"{count(waiting, 'client')} of PgBouncer wait, the first for {longest} s;"
         f" of its server connections {busy} are busy and {idle} idle"
     )
-    return (yes if waiting and not idle else no)("new_connection", words)
+    return decided(waiting and not idle, "new_connection", words)
 
 
 def bouncer_counts(facts: Facts) -> tuple[int, int, int, int]:
@@ -130,11 +128,7 @@ def new_connection_works(facts: Facts) -> Answer:
     """N: a new connection works, with the settings on disk."""
     if facts.new_ok is None:
         return unread(facts, "new_connection", "whether a new connection works")
-    if facts.new_ok:
-        return yes(
-            "new_connection", f"a new connection to {facts.target} took {facts.new_seconds * 1000:.0f} ms"
-        )
-    return _failed(facts, False)
+    return decided(True, "new_connection", _took(facts)) if facts.new_ok else _failed(facts, False)
 
 
 def server_in_recovery(facts: Facts) -> Answer:
@@ -146,7 +140,7 @@ def server_in_recovery(facts: Facts) -> Answer:
     words = f"{place} is {'a standby' if value else 'a primary'}"
     if value and place != facts.target and facts.new_server.get("in_recovery") is False:
         words += f", and a new connection to {facts.target} reaches a primary"
-    return (yes if value else no)("new_connection", words)
+    return decided(value, "new_connection", words)
 
 
 def server_read_only(facts: Facts) -> Answer:
@@ -155,18 +149,14 @@ def server_read_only(facts: Facts) -> Answer:
     value, recovery = server.get("read_only"), server.get("in_recovery")
     if not isinstance(value, bool) or not isinstance(recovery, bool):
         return unread(facts, "new_connection", "whether transactions are read only")
-    if value and not recovery:
-        return yes("new_connection", f"transactions on {facts.target} are read only by default")
-    return no(
-        "new_connection",
-        f"transactions on {facts.target} {'are read only: a standby' if value else 'may write'}",
-    )
+    ways = {(True, False): "are read only by default", (True, True): "are read only: a standby"}
+    words = f"transactions on {facts.target} {ways.get((value, recovery), 'may write')}"
+    return decided(value and not recovery, "new_connection", words)
 
 
 def server_is_primary(facts: Facts) -> Answer:
     """N: the server is not in recovery."""
-    answer = server_in_recovery(facts)
-    return answer if answer.value is None else answer._replace(value=not answer.value)
+    return opposite(server_in_recovery(facts))
 
 
 def login_writes_and_fails(facts: Facts) -> Answer:
@@ -174,7 +164,7 @@ def login_writes_and_fails(facts: Facts) -> Answer:
     lines = facts.logged_now("read_only")
     if lines is None:
         return unread(facts, "log", "whether a write was refused during the probe")
-    return (yes if lines else no)("log", f"{count(lines, 'write')} refused as read only during the probe")
+    return decided(lines, "log", f"{count(lines, 'write')} refused as read only during the probe")
 
 
 def app_writes_and_fails(facts: Facts) -> Answer:
@@ -182,4 +172,4 @@ def app_writes_and_fails(facts: Facts) -> Answer:
     lines = facts.logged("read_only")
     if lines is None:
         return unread(facts, "log", "whether a write was refused")
-    return (yes if lines else no)("log", f"{count(lines, 'write')} refused as read only in the log")
+    return decided(lines, "log", f"{count(lines, 'write')} refused as read only in the log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from .. import doing
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, decided, no, opposite, unread, yes
 from ..facts import OLD_SECONDS, Facts, number, text, whole
 
 
@@ -18,13 +18,10 @@ def _backends(facts: Facts, question: str) -> Optional[Answer]:
 def many_wait_for_one_lock(facts: Facts) -> Answer:
     """D: at least two of the app's sessions have waited for a second or more behind one session."""
     if facts.waiting_for_lock is None:
-        return _backends(facts, "whether sessions wait for a lock") or unread(
-            facts, "locks", "whether sessions wait for a lock"
-        )
+        question = "whether sessions wait for a lock"
+        return _backends(facts, question) or unread(facts, "locks", question)
     found = len(longest_queue(facts)[1])
-    return (yes if found >= 2 else no)(
-        "activity", f"{count(found, 'session')} of the app wait behind one lock"
-    )
+    return decided(found >= 2, "activity", f"{count(found, 'session')} of the app wait behind one lock")
 
 
 def longest_queue(facts: Facts) -> tuple[int, list[dict[str, Any]]]:
@@ -79,7 +76,7 @@ def slow_statements(facts: Facts) -> Answer:
     slow = slow_sessions(facts)
     many = max(2, len(facts.backends or []) / 2)
     words = f"{len(slow)} of {count(len(facts.backends or []), 'session')} in a statement for more than 5 s"
-    return (yes if len(slow) >= many else no)("activity", words)
+    return decided(len(slow) >= many, "activity", words)
 
 
 def slow_sessions(facts: Facts) -> list[dict[str, Any]]:
@@ -100,19 +97,14 @@ def server_started_after_the_app(facts: Facts) -> Answer:
     if facts.started is None:
         return unread(facts, "process", "when the app started")
     younger = facts.postmaster_start > facts.started
-    age = facts.server_age(
-        (facts.server or {}).get("postmaster_start") or facts.new_server.get("postmaster_start")
-    )
-    since = f"{age:.0f} s ago, " if age is not None else ""
-    return (yes if younger else no)(
-        "server", f"the server started {since}{'after' if younger else 'before'} the app"
-    )
+    now = facts.server_now
+    since = f"{max(0.0, now - facts.postmaster_start):.0f} s ago, " if now is not None else ""
+    return decided(younger, "server", f"the server started {since}{'after' if younger else 'before'} the app")
 
 
 def server_not_restarted(facts: Facts) -> Answer:
     """D, N: the server has not been started since the app was."""
-    answer = server_started_after_the_app(facts)
-    return answer if answer.value is None else answer._replace(value=not answer.value)
+    return opposite(server_started_after_the_app(facts))
 
 
 def database_was_read(facts: Facts) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, decided, no, unread, yes
 from ..facts import Facts
 
 
@@ -22,7 +22,7 @@ def another_exception(facts: Facts) -> Answer:
         return no("log", f"{count(about, 'line')} about connections to PostgreSQL during the probe")
     other = facts.logged_now("exception", "login_error", "server_error", "other_dependency", "sql_error") or 0
     words = f"{count(other, 'line')} about another error during the probe"
-    return (yes if other else no)("log", f"{words}{f': {facts.error}' if other and facts.error else ''}")
+    return decided(other, "log", f"{words}{f': {facts.error}' if other and facts.error else ''}")
 
 
 def browser_was_suspended(facts: Facts) -> Answer:
@@ -30,7 +30,7 @@ def browser_was_suspended(facts: Facts) -> Answer:
     lines = facts.logged("client_suspended")
     if lines is None:
         return unread(facts, "log", "whether browsers report a suspended network")
-    return (yes if lines else no)("log", f"{count(lines, 'line')} about a browser's suspended network")
+    return decided(lines, "log", f"{count(lines, 'line')} about a browser's suspended network")
 
 
 def log_was_read(facts: Facts) -> Answer:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, decided, no, unread, yes
 from ..facts import Facts, mapping, number, text, whole
 
 
 def login_still_fails(facts: Facts) -> Answer:
     """U: the login fails, also after as many probes as there were connections to trip over."""
     if facts.login_fails is None:
-        if facts.login and facts.login.get("misconfigured"):
-            return Answer(
-                None, f"the probe is misconfigured: {text(facts.login.get('misconfigured'))}", "login"
-            )
+        wrong = text(mapping(facts.login).get("misconfigured"))
+        if wrong:
+            return Answer(None, f"the probe is misconfigured: {wrong}", "login")
         return unread(facts, "login", "whether the login fails")
-    words = f"login answers {statuses(facts)}"
-    return yes("login", words) if facts.login_fails else no("login", words)
+    return decided(facts.login_fails, "login", f"login answers {statuses(facts)}")
 
 
 def login_hangs(facts: Facts) -> Answer:
@@ -55,7 +53,7 @@ def login_healed_at_the_restart(facts: Facts) -> Answer:
     if facts.postmaster_start is None or facts.server_now is None:
         return unread(facts, "server", "when the server started")
     age = facts.server_now - facts.postmaster_start
-    return (yes if age < 3600 else no)("server", f"the login healed; the server started {age:.0f} s ago")
+    return decided(age < 3600, "server", f"the login healed; the server started {age:.0f} s ago")
 
 
 def login_fails_at_once(facts: Facts) -> Answer:

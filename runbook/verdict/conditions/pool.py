@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from ...common.clock import seconds_of
 from .. import doing
-from ..answers import Answer, count, most_common, no, unread, yes
+from ..answers import Answer, count, decided, most_common, no, unread, yes
 from ..facts import EXHAUSTED_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
 from .login import login_fails_at_once, login_hangs
 from .process import threads_stuck
@@ -19,7 +19,7 @@ def pool_is_exhausted(facts: Facts) -> Answer:
         words = f"{used} of {most} used"
         if facts.full and used < most:  # with several workers, who meets the full one fails
             words += f"; all of them in {len(facts.full)} of {count(len(facts.pool), 'process')}"
-        return (yes if facts.full else no)("pool", words)
+        return decided(facts.full, "pool", words)
     if facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
     lines = facts.logged_now("pool_exhausted")
@@ -27,7 +27,7 @@ def pool_is_exhausted(facts: Facts) -> Answer:
         return unread(facts, "log", "whether the pool is exhausted")
     if not lines and login_hangs(facts).value and not facts.pool_never_waits:
         return _logins_wait_for_the_pool(facts)
-    return (yes if lines else no)("log", f"{count(lines, 'line')} about an exhausted pool during the probe")
+    return decided(lines, "log", f"{count(lines, 'line')} about an exhausted pool during the probe")
 
 
 def _logins_wait_for_the_pool(facts: Facts) -> Answer:
@@ -49,18 +49,13 @@ def slots_without_connection(facts: Facts) -> Answer:
         used, holders = facts.pool_count("used") or 0, len(facts.holders or [])
         connecting = facts.pool_count("connecting") or 0
         lost = used - holders - connecting
-        return (yes if lost > 0 else no)(
-            "pool", f"{used} used, {holders} held by someone, {connecting} connecting"
-        )
+        return decided(lost > 0, "pool", f"{used} used, {holders} held by someone, {connecting} connecting")
     if facts.held is None:
         return unread(facts, "sockets", "whether used slots have connections")
     # The probe itself may have opened what was not open before it.
     held = max(len(facts.held), len(facts.sample("after_login") or []))
     words = f"{count(held, 'socket')} from the app to {facts.target}"
-    moments = [
-        {text(row.get("local")) for row in rows(sample.get("sockets"))}
-        for sample in rows(mapping(facts.sockets).get("samples"))
-    ]
+    moments = [{text(row.get("local")) for row in rows(sample.get("sockets"))} for sample in facts.samples]
     most = max(map(len, moments), default=0)
     if most == 0:
         return yes("sockets", words)
@@ -80,7 +75,7 @@ def no_backend_of_the_app(facts: Facts) -> Answer:
         return unread(facts, "activity", "how many sessions of the app the server has")
     found = len(facts.backends)
     limit = len(facts.held) if facts.held is not None else 0
-    return (yes if found <= limit else no)("activity", f"{count(found, 'session')} of the app on the server")
+    return decided(found <= limit, "activity", f"{count(found, 'session')} of the app on the server")
 
 
 def holders_are_done(facts: Facts) -> Answer:
@@ -90,28 +85,26 @@ def holders_are_done(facts: Facts) -> Answer:
         over = [h for h in facts.holders if h.get("request_over") is True and not h.get("long_lived")]
         old = [h for h in over if (number(h.get("age")) or 0) > OLD_SECONDS]
         site = most_common([text(h.get("site")) for h in old])
-        words = f"{count(len(old), 'connection')} held for requests that are over" + (
-            f", at {facts.short(site)}" if site else ""
-        )
-        return (yes if len(old) >= 2 else no)("pool", words)
+        words = f"{count(len(old), 'connection')} held for requests that are over"
+        words += f", at {facts.short(site)}" if site else ""
+        return decided(len(old) >= 2, "pool", words)
     if facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
     if facts.alive is not None and facts.alive < 2:
         return no("sockets", f"needs living holders; there are {count(facts.alive, 'open socket')}")
     if facts.backends is None:
         return unread(facts, "activity", "how long sessions have been idle")
-    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > OLD_SECONDS]
-    if len(resting) < 2:
-        return no("activity", f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s")
+    resting = len(facts.resting_for(OLD_SECONDS))
+    words = f"{count(resting, 'session')} idle for more than {OLD_SECONDS:.0f} s"
+    if resting < 2:
+        return no("activity", words)
     under_way = requests_under_way(facts)
     if under_way is None:
         return unread(facts, "process", "whether the requests that hold the connections are over")
-    words = f"{count(len(resting), 'session')} idle for more than {OLD_SECONDS:.0f} s, and {under_way} at work for them"
-    return (
-        yes("process", words)
-        if len(resting) - under_way >= 2
-        else Answer(None, f"{words}: who holds which", "pool")
-    )
+    words += f", and {under_way} at work for them"
+    if resting - under_way >= 2:
+        return yes("process", words)
+    return Answer(None, f"{words}: who holds which", "pool")
 
 
 def requests_under_way(facts: Facts) -> Optional[int]:
@@ -131,9 +124,8 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
         used = sum(whole(mapping(status.get("count")).get("used")) for status in facts.full)
         words = f"{held} of {used} connections are held by requests that wait for one more"
         site = most_common([text(w.get("site")) for w in nested])
-        return (yes if len(nested) >= 2 and 2 * held >= used else no)(
-            "pool", words + (f", at {site}" if site else "")
-        )
+        words += f", at {site}" if site else ""
+        return decided(len(nested) >= 2 and 2 * held >= used, "pool", words)
     open_question = _living_holders(facts, "whether those who wait already hold a connection")
     if open_question.value is not None:
         return open_question
@@ -142,7 +134,7 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
     under_way = requests_under_way(facts)
     if under_way is None or facts.backends is None:
         return open_question
-    resting = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.resting)
+    resting = len(facts.resting_for(5))
     if min(resting, under_way) < 2:
         words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
         return no("process", f"{words}: nobody holds one and waits for another")
@@ -165,22 +157,23 @@ def holders_outside_the_database(facts: Facts) -> Answer:
         at = most_common([doing.stands_at(facts, h.get("tid")) for h in alive])
         words = f"{count(len(alive), 'request')} holding a connection for more than 5 s without a query"
         words += f", taken at {facts.short(site)}" if site else ""
-        return (yes if len(alive) >= 2 else no)("pool", words + (f", and now{at}" if at else ""))
+        return decided(len(alive) >= 2, "pool", words + (f", and now{at}" if at else ""))
     look = doing.before_the_probe(facts)
     open_question = _living_holders(facts, "what the holders of connections do")
     if open_question.value is not None or facts.backends is None or look is None:
         return open_question
-    resting = [s for s in facts.resting if (facts.server_age(s.get("state_change")) or 0) > 5]
-    if len(resting) < 2:
-        return no("activity", f"{count(len(resting), 'session')} idle for more than 5 s")
+    resting = len(facts.resting_for(5))
+    words = f"{count(resting, 'session')} idle for more than 5 s"
+    if resting < 2:
+        return no("activity", words)
     busy = [work for work in doing.work(facts, look).values() if work.busy]
     threads = sum(work.busy for work in busy)
-    words = f"{count(len(resting), 'session')} idle for more than 5 s; {count(threads, 'thread')} at work elsewhere"
+    words += f"; {count(threads, 'thread')} at work elsewhere"
     words += f" ({', '.join(work.most for work in busy)})" if busy else ""
-    if 2 * threads >= len(resting):
+    if 2 * threads >= resting:
         return yes("process", words)
     under_way = requests_under_way(facts)
-    if under_way is None or len(resting) - under_way < 2:
+    if under_way is None or resting - under_way < 2:
         return open_question
     return no("process", f"{words}, {under_way} requests under way")
 
@@ -190,23 +183,19 @@ def somebody_waits(facts: Facts) -> Answer:
     refused = facts.logged_now("pool_exhausted")
     if facts.waiters is not None:
         waiting = len(facts.waiters) or facts.pool_count("waiting") or 0
-        return (yes if waiting or refused else no)(
-            "pool", f"{count(waiting, 'request')} waiting for a connection"
-        )
+        return decided(waiting or refused, "pool", f"{count(waiting, 'request')} waiting for a connection")
     if refused is None:
         return unread(facts, "log", "whether requests want a connection")
     if not refused and login_hangs(facts).value:
         return pool_is_exhausted(facts)
-    return (yes if refused else no)(
-        "log", f"{count(refused, 'request')} refused a connection during the probe"
-    )
+    return decided(refused, "log", f"{count(refused, 'request')} refused a connection during the probe")
 
 
 def nobody_holds_long(facts: Facts) -> Answer:
     """P: the pool is full of short holders: more demand than slots."""
     if facts.holders is not None:
         old = sum(1 for h in facts.holders if (number(h.get("age")) or 0) > 5 and not h.get("long_lived"))
-        return (yes if not old else no)("pool", f"{count(old, 'holder')} for more than 5 s")
+        return decided(not old, "pool", f"{count(old, 'holder')} for more than 5 s")
     open_question = _living_holders(facts, "how long connections are held")
     if open_question.value is not None or not pool_is_exhausted(facts).value:
         return open_question
@@ -219,9 +208,7 @@ def nobody_holds_long(facts: Facts) -> Answer:
         )
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
-    return (yes if not old else no)(
-        "activity", f"{count(old, 'session')} without a new state for more than 5 s"
-    )
+    return decided(not old, "activity", f"{count(old, 'session')} without a new state for more than 5 s")
 
 
 def _living_holders(facts: Facts, question: str) -> Answer:
@@ -241,7 +228,7 @@ def monitor_is_silent(facts: Facts) -> Answer:
         monitors = [mapping(status.get("monitor")) for status in facts.pool]
         dead = [one for one in monitors if one.get("alive") is False or _late(one)]
         words = f"{len(dead)} of {count(len(monitors), 'pool')} without a living monitor"
-        return (yes if dead else no)("pool", words)
+        return decided(dead, "pool", words)
     newest = text((facts.monitor or {}).get("newest"))
     if facts.no_monitor:
         return no("log", "the app has no status socket, and its log knows no monitor of the pool")
@@ -250,7 +237,7 @@ def monitor_is_silent(facts: Facts) -> Answer:
             facts, "monitor", "whether the pool's monitor is alive: no heartbeat, no dated line of it"
         )
     age = facts.server_age(newest) or 0.0
-    return (yes if age > 2 * MONITOR_SECONDS else no)("log", f"the monitor's newest line is {age:.0f} s old")
+    return decided(age > 2 * MONITOR_SECONDS, "log", f"the monitor's newest line is {age:.0f} s old")
 
 
 def _late(monitor: dict[str, Any]) -> bool:
@@ -274,7 +261,7 @@ def own_number_is_wrong(facts: Facts) -> Answer:
     if at is None and told + held != number(line.get("maximum")):
         # It may have been true when it was written, unless it is just what was idle, taken from the maximum.
         return no("log", f"{words}, and does not say when that was")
-    return (yes if told > held else no)("log", words)
+    return decided(told > held, "log", words)
 
 
 def pool_was_read(facts: Facts) -> Answer:

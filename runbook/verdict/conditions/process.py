@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import doing
-from ..answers import Answer, count, no, unread, yes
+from ..answers import Answer, count, decided, no, opposite, unread, yes
 from ..facts import Facts, mapping, number, text, whole
 from .login import login_hangs, statuses
 
@@ -46,14 +46,10 @@ def out_of_resources(facts: Facts) -> Answer:
 
 def clock_stood_still(facts: Facts) -> Answer:
     """X: the machine was suspended since it booted (BOOTTIME minus MONOTONIC grew)."""
-    if facts.process is None:
-        return unread(facts, "process", "whether the machine was suspended")
-    seconds = number(mapping(facts.process.get("clocks")).get("suspended_seconds"))
+    seconds = number(mapping(mapping(facts.process).get("clocks")).get("suspended_seconds"))
     if seconds is None:
         return unread(facts, "process", "whether the machine was suspended")
-    return (yes if seconds > 1 else no)(
-        "process", f"this machine was suspended for {seconds:.0f} s since it booted"
-    )
+    return decided(seconds > 1, "process", f"this machine was suspended for {seconds:.0f} s since it booted")
 
 
 def heartbeats_share_a_gap(facts: Facts) -> Answer:
@@ -94,12 +90,8 @@ def threads_stuck(facts: Facts) -> Answer:
     lost = sum(state == "none" for _, state in waiting.values())
     if lost:
         return yes("process", f"threads wait on {count(lost, 'connection')} without a session in PostgreSQL")
-    return no(
-        "process",
-        "every client was accepted at once, so the event loop comes round"
-        if not refused
-        else "no event loop is stuck",
-    )
+    at_once = "every client was accepted at once, so the event loop comes round"
+    return no("process", "no event loop is stuck" if refused else at_once)
 
 
 def workers_busy(facts: Facts) -> Answer:
@@ -108,8 +100,7 @@ def workers_busy(facts: Facts) -> Answer:
         return no("login", "the login works")
     if facts.pool is not None and facts.pool_count("waiting"):
         return no("pool", f"{facts.pool_count('waiting')} wait for a connection")
-    exhausted = facts.logged_now("pool_exhausted")
-    if exhausted:
+    if facts.logged_now("pool_exhausted"):
         return no("log", "logins fail for want of a connection, not of a worker")
     if login_hangs(facts).value is False:
         return no("login", f"the app answers: {statuses(facts)}")
@@ -119,20 +110,13 @@ def workers_busy(facts: Facts) -> Answer:
         return unread(facts, "process", "whether every worker is busy (thread stacks)")
     loops = doing.event_loops(facts)
     for pid, work in sorted(found.items()):
-        if (
-            work.busy >= (4 if pid in loops else 1)
-            and work.busy >= 9 * work.idle
-            and work.busy > work.database
-        ):
-            return yes(
-                "process",
-                f"{work.busy} threads of pid {pid} at work elsewhere ({work.most}), {work.idle} free",
-            )
+        if work.busy >= max(4 if pid in loops else 1, 9 * work.idle) and work.busy > work.database:
+            words = f"{work.busy} threads of pid {pid} at work elsewhere ({work.most}), {work.idle} free"
+            return yes("process", words)
     busy, idle = sum(w.busy for w in found.values()), sum(w.idle for w in found.values())
     return no("process", f"{count(busy, 'thread')} at work elsewhere than with PostgreSQL, {idle} free")
 
 
 def something_listens(facts: Facts) -> Answer:
     """X: the app listens."""
-    answer = nothing_listens(facts)
-    return answer if answer.value is None else answer._replace(value=not answer.value)
+    return opposite(nothing_listens(facts))

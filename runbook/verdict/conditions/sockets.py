@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from .. import doing
-from ..answers import Answer, Condition, count, no, unread, yes
+from ..answers import Answer, Condition, count, decided, no, unread, yes
 from ..facts import IDLE_SECONDS, Facts, mapping, number, rows, text, whole
 from .log import another_exception
 
@@ -23,9 +23,7 @@ def peer_is_silent(facts: Facts) -> Answer:
     if missing:
         return missing
     found = facts.silent or 0
-    return (yes if found else no)(
-        "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent"
-    )
+    return decided(found, "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent")
 
 
 def flows_hang(facts: Facts) -> Answer:
@@ -46,24 +44,23 @@ def flows_hang(facts: Facts) -> Answer:
     ]
     active = sum(1 for session in facts.backends if session.get("state") == "active")
     words = f"{count(len(lost), 'request')} unanswered, {active} that the server works on"
-    return (yes if len(lost) > active else no)("sockets", words)
+    return decided(len(lost) > active, "sockets", words)
 
 
 def database_answers_elsewhere(facts: Facts) -> Answer:
     """D: the database answers from beyond whatever is in between."""
     if facts.connection is None:
         return unread(facts, "connection", "whether the database answers from beyond the proxy")
-    if facts.connection.get("ok") is True and facts.read_from_here and not facts.new_ok:
-        return Answer(
-            None, "whether the database answers from beyond the proxy (it was read from here)", "connection"
-        )
-    if facts.connection.get("ok") is True:
-        return yes("connection", "the database answers on its own host")
-    return no("connection", "the database does not answer there either")
+    if facts.connection.get("ok") is not True:
+        return no("connection", "the database does not answer there either")
+    if facts.read_from_here and not facts.new_ok:
+        words = "whether the database answers from beyond the proxy (it was read from here)"
+        return Answer(None, words, "connection")
+    return yes("connection", "the database answers on its own host")
 
 
 def _words(facts: Facts, question: str) -> Optional[Answer]:
-    if facts.held is not None and not [r for r in facts.held if r.get("state") != "ESTAB" or r.get("recv_q")]:
+    if facts.held is not None and not any(map(_is_dead, facts.held)):
         return no("sockets", f"no connection to {facts.target} was ended by the other side")
     return unread(facts, "sockets", question) if facts.words is None else None
 
@@ -78,8 +75,8 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
         found = facts.words_with(sqlstate)
         if not found and facts.hidden_words:
             return _hidden(facts, sqlstate, meaning)
-        return (yes if found else no)(
-            "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
+        return decided(
+            found, "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
 
     said.__name__ = f"last_words_{sqlstate}"
@@ -106,7 +103,7 @@ def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
     if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
         told = facts.logged_now(name) or 0
         words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
-        return (yes if told else no)("log", words)
+        return decided(told, "log", words)
     if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
     if sqlstate == "57P02" and facts.crashed is False:
@@ -138,7 +135,7 @@ def dead_ones_matter(facts: Facts) -> Answer:
     if failures is None:
         return unread(facts, "log", "whether the dead connections were replaced")
     words = f"{count(failures, 'line')} about a lost connection during the probe, for {count(dead[0], 'dead connection')}"
-    return (yes if failures > dead[0] else no)("log", words)
+    return decided(failures > dead[0], "log", words)
 
 
 def _is_dead(row: dict[str, Any]) -> bool:
@@ -163,18 +160,15 @@ def cut_without_a_word(facts: Facts) -> Answer:
     if missing:
         return missing
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
-    idle = [
-        row
-        for row in cut
-        if row.get("in_use") is False and (number(row.get("idle_seconds")) or 0) >= IDLE_SECONDS
-    ]
-    longest = max((number(row.get("idle_seconds")) or 0.0 for row in idle), default=0.0)
+    unused = [number(row.get("idle_seconds")) or 0.0 for row in cut if row.get("in_use") is False]
+    idle = [seconds for seconds in unused if seconds >= IDLE_SECONDS]
+    longest = max(idle, default=0.0)
     if idle and facts.gap and facts.now is not None and longest < facts.now - facts.gap[1] + 2 * facts.gap[0]:
         return no("pool", f"{count(len(idle), 'connection')} cut while the app itself stood still")
     words = (
         f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
     )
-    return (yes if idle else no)("sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
+    return decided(idle, "sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
 
 
 def dead_connections_held(facts: Facts) -> Answer:
@@ -182,8 +176,8 @@ def dead_connections_held(facts: Facts) -> Answer:
     missing = _held(facts, "whether the app holds connections that the other side ended")
     if missing:
         return missing
-    dead = sum(1 for row in facts.held or [] if row.get("state") != "ESTAB" or row.get("recv_q"))
-    return (yes if dead else no)("sockets", f"{count(dead, 'connection')} held that the other side ended")
+    dead = sum(map(_is_dead, facts.held or []))
+    return decided(dead, "sockets", f"{count(dead, 'connection')} held that the other side ended")
 
 
 def socket_shared_and_used(facts: Facts) -> Answer:
@@ -208,17 +202,13 @@ def socket_shared_and_used(facts: Facts) -> Answer:
     alone = {whole(row.get("pid")) for row in facts.held or [] if whole(row.get("inode")) not in shared}
     users = sorted(pid for pid in sharing & worked if pid not in alone)
     if len(users) > 1:
-        named = " and ".join(map(str, users[:3]))
-        return yes(
-            "process", f"{words}; pid {named} worked during the probe and have no connection of their own"
-        )
+        words += f"; pid {' and '.join(map(str, users[:3]))} worked during the probe"
+        return yes("process", f"{words} and have no connection of their own")
     # An exhausted pool is not used; each process took them out of its own copy of it.
     takers = sorted(sharing & doing.served(facts) - alone) if facts.logged_now("pool_exhausted") else []
     if len(takers) > 1:
-        named = " and ".join(map(str, takers[:3]))
-        return yes(
-            "process", f"{words}; pid {named} serve, and have no other to take from their exhausted pools"
-        )
+        words += f"; pid {' and '.join(map(str, takers[:3]))} serve"
+        return yes("process", f"{words}, and have no other to take from their exhausted pools")
     if len(sharing & worked) < 2:
         return no("process", f"{words}, and one of them at most used it")
     return Answer(None, f"{words}: whether two of them used one", "process")
@@ -247,10 +237,8 @@ def live_settings_differ(facts: Facts) -> Answer:
     for row in rows((facts.sockets or {}).get("options")):
         for option, value in wanted.items():
             if str(row.get(option)) != value:
-                return yes(
-                    "sockets",
-                    f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk",
-                )
+                words = f"keepalive {option} is {row.get(option)} on a live connection and {value} on disk"
+                return yes("sockets", words)
     if facts.changed_since_the_start and not (facts.pool or facts.config.get("live")):
         words = f"whether the process runs with the settings of {text(facts.config.get('file'))}, changed since it started"
         return Answer(None, words, "config")
