@@ -176,6 +176,12 @@ class ActionModule(OnController):
             wanted = options("postgres", entry)
             missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
         refuse(missing)
-        if servers:
-            trouble = connection_budget({host: hostvars[host] for host in apps}, hostvars[servers[0]])
+        refuse(wrong_values({host: hostvars[host] for host in servers}, options("postgres", "main")))
+        for server in servers:
+            called = {server, str(hostvars[server].get("ansible_host"))}
+            # By another name it is not known whose app it is; the rollout asks the server itself.
+            own = [
+                host for host in apps if len(servers) == 1 or hostvars[host].get("postgres_host") in called
+            ]
+            trouble = connection_budget({host: hostvars[host] for host in own}, hostvars[server])
             refuse([trouble] if trouble else [])

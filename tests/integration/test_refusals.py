@@ -171,6 +171,41 @@ def test_networks_that_let_nobody_in(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"postgres_pool_max_connections": 60}, "the pools may open 120 connections"),
+        ({"postgres_pool_min_connections": 21}, "allowed: 0 <= postgres_pool_min_connections (21)"),
+        ({"postgres_pool_connection_timeout": "soon"}, "postgres_pool_connection_timeout"),
+        ({"postgres_max_connections": "many"}, "postgres_max_connections is 'many'"),
+        (
+            {"postgres_superuser_reserved_connections": "few"},
+            "postgres_superuser_reserved_connections is 'few'",
+        ),
+        ({"app_port": 70000}, "app_port (70000) from 1 to 65535"),
+        ({"app_workers": "all"}, "app_workers is 'all'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_is_refused_before_any_host_is_reached(
+    tmp_path: Path, variables: dict[str, Any], said: str
+) -> None:
+    assert said in refused_at_once(provision(tmp_path, **variables))
+
+
+def test_each_server_has_the_budget_of_its_own_apps(tmp_path: Path) -> None:
+    """Two servers with 97 slots each carry four pools of 40, two on each; not three on one."""
+    apps = {f"web-{n}": {**LOCAL, **PROVISION, "postgres_host": f"db-{1 + n % 2}"} for n in range(4)}
+    servers = {f"db-{n}": {**LOCAL, **PROVISION} for n in (1, 2)}
+    file = hosts(tmp_path / "hosts.yml", app=apps, postgres=servers)
+    run = diagnose(file, tmp_path, "-e", "postgres_pool_max_connections=20", playbook="playbooks/site.yml")
+    assert "PLAY [Reach every host]" in run.output
+    apps["web-0"]["postgres_host"] = "db-2"
+    hosts(tmp_path / "hosts.yml", app=apps, postgres=servers)
+    run = diagnose(file, tmp_path, "-e", "postgres_pool_max_connections=20", playbook="playbooks/site.yml")
+    assert "the pools may open 120 connections" in refused_at_once(run)
+
+
 def role(
     tmp_path: Path, name: str, entry: str = "main", collections: Path | None = None, **variables: Any
 ) -> Diagnosis:
