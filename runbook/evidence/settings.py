@@ -23,6 +23,9 @@ _NAMES = {
     "user": ("POSTGRES_USER", "PGUSER", "DB_USER", "DATABASE_USER"),
     "password": ("POSTGRES_PASSWORD", "PGPASSWORD", "DB_PASSWORD", "DATABASE_PASSWORD", "DB_PASS", "DB_PWD"),
     "sslmode": ("POSTGRES_SSLMODE", "PGSSLMODE", "DB_SSLMODE"),
+    "sslrootcert": ("POSTGRES_SSLROOTCERT", "PGSSLROOTCERT", "DB_SSLROOTCERT"),
+    "sslcert": ("POSTGRES_SSLCERT", "PGSSLCERT", "DB_SSLCERT"),
+    "sslkey": ("POSTGRES_SSLKEY", "PGSSLKEY", "DB_SSLKEY"),
 }
 _URLS = (
     "DATABASE_URL",
@@ -51,7 +54,7 @@ _OPTION = re.compile(r"\b(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S*)")
 
 @dataclass
 class Settings:
-    """What was found. ``database`` is host, port, name, user, sslmode, or None."""
+    """What was found. ``database`` is host, port, name, user, sslmode and where set the files of TLS, or None."""
 
     file: Optional[str]
     reason: str = ""
@@ -206,6 +209,7 @@ def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optio
         "name": parts.get("name") or parts.get("user", "postgres"),
         "user": parts.get("user", "postgres"),
         "sslmode": parts.get("sslmode", "prefer"),
+        **{key: parts[key] for key in ("sslrootcert", "sslcert", "sslkey") if key in parts},
     }
     return database, parts.get("password")
 

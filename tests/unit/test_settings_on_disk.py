@@ -175,6 +175,18 @@ def test_the_usual_families_of_names(names: dict[str, str]) -> None:
     assert database_of(names) == (wanted, "p")
 
 
+def test_the_files_of_tls_are_libpqs() -> None:
+    names = {"PGHOST": "h", "PGSSLROOTCERT": "/r", "PGSSLCERT": "/c", "PGSSLKEY": "/k"}
+    database, _ = database_of(names)
+    assert database
+    assert {key: value for key, value in database.items() if key.startswith("ssl")} == {
+        "sslmode": "prefer",
+        "sslrootcert": "/r",
+        "sslcert": "/c",
+        "sslkey": "/k",
+    }
+
+
 @pytest.mark.parametrize(
     ("dsn", "changed"),
     [
@@ -195,6 +207,10 @@ def test_the_usual_families_of_names(names: dict[str, str]) -> None:
         (
             f"host=db-1 port=6432 dbname=odras user=odras_app password='{SECRET}' sslmode=require",
             {"sslmode": "require"},
+        ),
+        (
+            f"postgresql://odras_app:{quote(SECRET, safe='')}@db-1:6432/odras?sslmode=verify-full&sslrootcert=/etc/ca.crt",
+            {"sslmode": "verify-full", "sslrootcert": "/etc/ca.crt"},
         ),
     ],
 )
