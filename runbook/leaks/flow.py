@@ -10,8 +10,8 @@ good hands.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
-from typing import Optional
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Optional, Union
 
 from .errors import SETTINGS, covers, of_connection, of_others
 from .reading import CLOSING, Reader
@@ -129,13 +129,12 @@ class Walk:
         return done
 
     def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
-        for before in states:
-            targets, assigned = _assignment(node)
-            names = {dotted(target) for target in targets}
-            for value, start in self._alternatives(names, assigned, before, flow):
-                state = self._evaluate(value or node, start, flow)
-                if state is None:
-                    continue
+        targets, assigned = _assignment(node)
+        for value, ready in self._alternatives(
+            {dotted(target) for target in targets}, assigned, states, flow
+        ):
+            for before in self._evaluate(value or node, ready, flow):
+                state = before
                 for target in targets:
                     asks = isinstance(target, ast.Attribute) and target.attr in SETTINGS
                     if asks and self._read.touches(target, state):
@@ -149,9 +148,9 @@ class Walk:
                 flow.add(NEXT, self._settled(state, node.lineno))
 
     def _alternatives(
-        self, names: set[str], value: Optional[ast.expr], state: State, flow: Flow
-    ) -> list[tuple[Optional[ast.expr], State]]:
-        """The values that ``names`` may get, each with what is known then.
+        self, names: set[str], value: Optional[ast.expr], states: list[State], flow: Flow
+    ) -> Iterator[tuple[Optional[ast.expr], list[State]]]:
+        """The values that ``names`` may get, each with the states in which they get it.
 
         ``given or pool.getconn()`` has two, and so has ``own = conn is None`` where a condition on the name decides
         about acquire or release.
@@ -167,29 +166,26 @@ class Walk:
         elif isinstance(value, (ast.Compare, ast.UnaryOp, ast.BoolOp)) and names & self._read.keys:
             test, choices = value, (ast.Constant(True), ast.Constant(False))
         else:
-            return [(value, state)]
-        tested = self._evaluate(test, state, flow)
-        return [
-            alternative
-            for choice, outcome in zip(choices, (True, False))
-            if tested is not None and self._read.truth(test, tested) is not (not outcome)
-            for alternative in self._alternatives(
-                names, choice, self._read.refine(test, outcome, tested), flow
-            )
-        ]
+            yield value, states
+            return
+        tested = self._evaluate(test, states, flow)
+        for choice, outcome in zip(choices, (True, False)):
+            ready = [
+                self._read.refine(test, outcome, state)
+                for state in tested
+                if self._read.truth(test, state) is not (not outcome)
+            ]
+            yield from self._alternatives(names, choice, ready, flow)
 
     def _takes(self, value: ast.expr) -> bool:
         return any(part is self.site for part in ordered(value))
 
     def _do_Return(self, node: ast.Return, states: list[State], flow: Flow) -> None:
-        for before in states:
-            state = self._evaluate(node.value, before, flow) if node.value else before
-            if state is None:
-                continue
-            if node.value and state.live and self._read.hands_out(node.value, state):
-                self.returned = True
-                state = state.safe()
-            flow.add(RETURN, self._settled(state.step("return", node.lineno), node.lineno))
+        for state in self._evaluate(node.value, states, flow):
+            handed = node.value is not None and state.live and self._read.hands_out(node.value, state)
+            self.returned |= handed
+            after = state.safe() if handed else state.step("return", node.lineno)
+            flow.add(RETURN, self._settled(after, node.lineno))
 
     def _do_Raise(self, node: ast.Raise, states: list[State], flow: Flow) -> None:
         for state in states:
@@ -200,13 +196,12 @@ class Walk:
                 kind = dotted(raised).rpartition(".")[2] or ANY
                 flow.add(RAISE, state._replace(error=kind).step("raise", node.lineno))
 
-    def _do_Break(self, node: ast.Break, states: list[State], flow: Flow) -> None:
+    def _do_Break(self, node: Union[ast.Break, ast.Continue], states: list[State], flow: Flow) -> None:
+        way = BREAK if isinstance(node, ast.Break) else CONTINUE
         for state in states:
-            flow.add(BREAK, state.step("break", node.lineno))
+            flow.add(way, state.step(way, node.lineno))
 
-    def _do_Continue(self, node: ast.Continue, states: list[State], flow: Flow) -> None:
-        for state in states:
-            flow.add(CONTINUE, state.step("continue", node.lineno))
+    _do_Continue = _do_Break
 
     def _do_FunctionDef(self, node: ast.FunctionDef, states: list[State], flow: Flow) -> None:
         for state in states:
@@ -215,28 +210,25 @@ class Walk:
     _do_AsyncFunctionDef = _do_ClassDef = _do_FunctionDef
 
     def _do_If(self, node: ast.If, states: list[State], flow: Flow) -> None:
-        branches: dict[bool, list[State]] = {True: [], False: []}
-        for state in states:
-            self._branch(node.test, state, flow, branches)
-        flow.join(self._block(node.body, branches[True]))
-        flow.join(self._block(node.orelse, branches[False]))
+        holds, fails = self._branches(node.test, states, flow)
+        flow.join(self._block(node.body, holds))
+        flow.join(self._block(node.orelse, fails))
 
-    def _branch(self, test: ast.expr, before: State, flow: Flow, branches: dict[bool, list[State]]) -> None:
-        state = self._evaluate(test, before, flow)
-        if state is None:
-            return
-        known = self._read.truth(test, state)
-        if known is None and any(dotted(part) in state.names for part in ordered(test)):
-            state = state._replace(dead=True)
-        for outcome, where in branches.items():
-            if known is not (not outcome):
-                way = state if known is not None else state.step(str(outcome).lower(), test.lineno)
-                where.append(self._read.refine(test, outcome, way))
+    def _branches(self, test: ast.expr, states: list[State], flow: Flow) -> tuple[list[State], list[State]]:
+        """The states in which the condition holds, and those in which it does not."""
+        branches: dict[bool, list[State]] = {True: [], False: []}
+        for state in self._evaluate(test, states, flow):
+            known = self._read.truth(test, state)
+            asked = known is None and any(dotted(part) in state.names for part in ordered(test))
+            after = state._replace(dead=state.dead or asked)
+            for outcome, where in branches.items():
+                if known is not (not outcome):
+                    way = after if known is not None else after.step(str(outcome).lower(), test.lineno)
+                    where.append(self._read.refine(test, outcome, way))
+        return branches[True], branches[False]
 
     def _do_Match(self, node: ast.Match, states: list[State], flow: Flow) -> None:
-        ready = [
-            state for before in states for state in [self._evaluate(node.subject, before, flow)] if state
-        ]
+        ready = self._evaluate(node.subject, states, flow)
         for case in node.cases:
             flow.join(self._block(case.body, [state.step("true", case.pattern.lineno) for state in ready]))
         wildcard = any(case.guard is None and ast.unparse(case.pattern) == "_" for case in node.cases)
@@ -245,10 +237,9 @@ class Walk:
 
     def _do_While(self, node: ast.While, states: list[State], flow: Flow) -> None:
         def head(arriving: list[State], leaving: list[State]) -> list[State]:
-            branches: dict[bool, list[State]] = {True: [], False: leaving}
-            for state in arriving:
-                self._branch(node.test, state, flow, branches)
-            return branches[True]
+            staying, fails = self._branches(node.test, arriving, flow)
+            leaving.extend(fails)
+            return staying
 
         self._loop(node.body, node.orelse, states, flow, head)
 
@@ -270,8 +261,7 @@ class Walk:
                     staying.append(self._bind(node.target, node.iter if ours else None, state))
             return staying
 
-        ready = [state for before in states for state in [self._evaluate(node.iter, before, flow)] if state]
-        self._loop(node.body, node.orelse, ready, flow, head)
+        self._loop(node.body, node.orelse, self._evaluate(node.iter, states, flow), flow, head)
 
     _do_AsyncFor = _do_For
 
@@ -302,36 +292,32 @@ class Walk:
         flow.join(self._block(orelse, left.take(NEXT)))
 
     def _do_With(self, node: ast.With, states: list[State], flow: Flow) -> None:
-        entered: list[State] = []
         closing = False
-        suppressed: list[ast.expr] = []
+        managers = [item.context_expr for item in node.items]
+        suppressed: list[ast.expr] = [
+            ast.Tuple(elts=call.args)
+            for call in managers
+            if isinstance(call, ast.Call) and callee(call)[1] == "suppress"
+        ]
         for item in node.items:
-            call = item.context_expr
-            if isinstance(call, ast.Call) and callee(call)[1] == "suppress":
-                suppressed.append(ast.Tuple(elts=call.args))
-        for before in states:
-            state: Optional[State] = before
-            for item in node.items:
-                if state is None:
-                    break
-                state = self._evaluate(item.context_expr, state, flow)
-                if state is None:
-                    break
-                if state.live and self._read.carries(item.context_expr, state):
-                    wrapped = (
-                        isinstance(item.context_expr, ast.Call) and callee(item.context_expr)[1] in CLOSING
-                    )
+            manager = item.context_expr
+            entered = []
+            for before in self._evaluate(manager, states, flow):
+                state = before
+                if state.live and self._read.carries(manager, state):
+                    wrapped = isinstance(manager, ast.Call) and callee(manager)[1] in CLOSING
                     closing |= wrapped or self.acquire.close_releases
                     self.in_with |= not closing
                     # Without `as` the connection still has the with statement to hold it.
                     state = state._replace(names=state.names or frozenset({"with"}))
-                elif isinstance(item.context_expr, ast.Call) and state.live:
-                    given = any(self._read.carries(part, state) for part in arguments(item.context_expr))
+                elif isinstance(manager, ast.Call) and state.live:
+                    given = any(self._read.carries(part, state) for part in arguments(manager))
                     state = state._replace(unsure=state.unsure or given)
                 if item.optional_vars is not None:
-                    state = self._bind(item.optional_vars, item.context_expr, state)
-            if state is not None:
-                entered.append(self._settled(state, node.lineno))
+                    state = self._bind(item.optional_vars, manager, state)
+                entered.append(state)
+            states = entered
+        entered = [self._settled(state, node.lineno) for state in states]
         for way, after in self._block(node.body, entered).all():
             state = self._close(after, node.lineno) if closing and after.live else after
             outcomes = [covers(types, state.error) for types in suppressed] if way == RAISE else []
@@ -372,34 +358,30 @@ class Walk:
 
     def _nested(self, what: str, node: ast.Try, body: Sequence[ast.stmt], states: Iterable[State]) -> Flow:
         self._within.append((what, node.lineno))
-        try:
-            return self._block(body, states)
-        finally:
-            self._within.pop()
+        flow = self._block(body, states)
+        self._within.pop()
+        return flow
 
     # Expressions
 
-    def _evaluate(self, node: ast.AST, state: State, flow: Flow) -> Optional[State]:
-        """The state after the expressions in ``node``; None where the program ends in them."""
-        for part in ordered(node):
+    def _evaluate(self, node: Optional[ast.AST], states: list[State], flow: Flow) -> list[State]:
+        """The states after the expressions in ``node``; none where the program ends in them."""
+        for part in ordered(node) if node else ():
             if isinstance(part, ast.Call):
-                after = self._call(part, state, flow)
-                if after is None:
-                    return None
-                state = after
+                ends = part is not self.site and callee(part) in EXITS
+                states = [] if ends else [self._call(part, state, flow) for state in states]
             elif isinstance(part, ast.NamedExpr):
-                state = self._bind(part.target, part.value, state)
+                states = [self._bind(part.target, part.value, state) for state in states]
             elif isinstance(part, (ast.Yield, ast.YieldFrom)) and self._yield_raises:
-                self._fail(flow, state, ANY, part.lineno)
-        return state
+                for state in states:
+                    self._fail(flow, state, ANY, part.lineno)
+        return states
 
-    def _call(self, call: ast.Call, state: State, flow: Flow) -> Optional[State]:
+    def _call(self, call: ast.Call, state: State, flow: Flow) -> State:
         name = callee(call)[1]
         if call is self.site:
             self._fail(flow, state, ANY, call.lineno)
             return self._acquired(call, state)
-        if callee(call) in EXITS:
-            return None
         if state.live:
             if self._read.gives_back(call, state):
                 self.releases.add(Release(call.lineno, tuple(self._within)))
