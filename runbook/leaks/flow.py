@@ -10,32 +10,15 @@ good hands.
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Optional, Union
 
 from .errors import SETTINGS, covers, of_connection, of_others
 from .reading import CLOSING, Reader
 from .source import Source, Words
-from .state import (
-    ANY,
-    BREAK,
-    CLOSED,
-    CONN,
-    CONTINUE,
-    DB,
-    HELD,
-    NEXT,
-    RAISE,
-    RETURN,
-    SAFE,
-    Flow,
-    Loss,
-    Release,
-    State,
-    Step,
-    TooManyPaths,
-)
-from .syntax import Scope, arguments, callee, decorators, dotted, ordered, parameters, root
+from .state import ANY, CONN, DB, Flow, Loss, Release, State, Status, Step, TooManyPaths, Way
+from .syntax import Scope, arguments, callee, dotted, ordered, root
 from .vocabulary import CONNECTION_LIKE, Acquire, releases_by_name
 
 MAX_ROUNDS, BUDGET = 4, 20_000
@@ -72,9 +55,8 @@ class Walk:
         self._read = Reader(source, scope, acquire, site)
         self._budget = BUDGET
         self._within: list[tuple[str, int]] = []
-        function = scope.function
         # pytest resumes a fixture after its yield whatever became of the test.
-        self._yield_raises = not (function and "fixture" in decorators(function))
+        self._yield_raises = "fixture" not in scope.decorators
         self._globals: set[str] = set()
         self._targets: set[str] = set()
         self._made: set[str] = set()
@@ -87,21 +69,22 @@ class Walk:
                 self._targets.update(dotted(target) for target in targets)
             if isinstance(value, MAKES) and len(targets) == 1:
                 self._made.add(dotted(targets[0]))
-        for node in self._read.nodes:
-            if isinstance(node, (ast.For, ast.AsyncFor)):
-                self._made.discard(dotted(node.target))
+        loops = (node for node in self._read.nodes if isinstance(node, (ast.For, ast.AsyncFor)))
+        self._made.difference_update(dotted(loop.target) for loop in loops)
 
     def run(self) -> None:
         function = self.scope.function
         first = function.lineno if function else 1
-        entry = State(HELD, self._held, steps=(Step("entered", first),)) if self.site is None else State()
+        entry = (
+            State(Status.HELD, self._held, steps=(Step("entered", first),)) if self.site is None else State()
+        )
         last = (self.scope.body[-1].end_lineno or first) if self.scope.body else first
         for way, state in self._block(self.scope.body, [entry]).all():
-            if way == RAISE:
+            if way == Way.RAISE:
                 self.escaping.add(state.error or ANY)
             # An error in the module's own statements ends the import or the script: nothing lives on to leak.
-            if state.live and (function or way != RAISE):
-                line = state.steps[-1].line if way != NEXT else last
+            if state.live and (function or way != Way.RAISE):
+                line = state.steps[-1].line if way != Way.NEXT else last
                 self.losses.append(Loss(state, way, line))
 
     @property
@@ -122,10 +105,10 @@ class Walk:
             flow = Flow()
             # By name: `match` and `except*` have no class in the ast of Python 3.9.
             getattr(self, "_do_" + type(statement).__name__, self._do_simple)(statement, current, flow)
-            current = flow.take(NEXT)
+            current = flow.take(Way.NEXT)
             done.join(flow)
         for state in current:
-            done.add(NEXT, state)
+            done.add(Way.NEXT, state)
         return done
 
     def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
@@ -145,7 +128,7 @@ class Walk:
                         state = self._forget(dotted(target), None, state, node.lineno)
                 elif isinstance(node, ast.Assert) and not self._read.truth(node.test, state):
                     self._fail(flow, state, ANY, node.lineno)
-                flow.add(NEXT, self._settled(state, node.lineno))
+                flow.add(Way.NEXT, self._settled(state, node.lineno))
 
     def _alternatives(
         self, names: set[str], value: Optional[ast.expr], states: list[State], flow: Flow
@@ -185,19 +168,19 @@ class Walk:
             handed = node.value is not None and state.live and self._read.hands_out(node.value, state)
             self.returned |= handed
             after = state.safe() if handed else state.step("return", node.lineno)
-            flow.add(RETURN, self._settled(after, node.lineno))
+            flow.add(Way.RETURN, self._settled(after, node.lineno))
 
     def _do_Raise(self, node: ast.Raise, states: list[State], flow: Flow) -> None:
         for state in states:
             if node.exc is None:
-                flow.add(RAISE, state._replace(error=state.error or ANY))
+                flow.add(Way.RAISE, state._replace(error=state.error or ANY))
             else:
                 raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
                 kind = dotted(raised).rpartition(".")[2] or ANY
-                flow.add(RAISE, state._replace(error=kind).step("raise", node.lineno))
+                flow.add(Way.RAISE, state._replace(error=kind).step("raise", node.lineno))
 
     def _do_Break(self, node: Union[ast.Break, ast.Continue], states: list[State], flow: Flow) -> None:
-        way = BREAK if isinstance(node, ast.Break) else CONTINUE
+        way = Way.BREAK if isinstance(node, ast.Break) else Way.CONTINUE
         for state in states:
             flow.add(way, state.step(way, node.lineno))
 
@@ -205,7 +188,7 @@ class Walk:
 
     def _do_FunctionDef(self, node: ast.FunctionDef, states: list[State], flow: Flow) -> None:
         for state in states:
-            flow.add(NEXT, self._settled(self._forget(node.name, None, state, node.lineno), node.lineno))
+            flow.add(Way.NEXT, self._settled(self._forget(node.name, None, state, node.lineno), node.lineno))
 
     _do_AsyncFunctionDef = _do_ClassDef = _do_FunctionDef
 
@@ -233,7 +216,7 @@ class Walk:
             flow.join(self._block(case.body, [state.step("true", case.pattern.lineno) for state in ready]))
         wildcard = any(case.guard is None and ast.unparse(case.pattern) == "_" for case in node.cases)
         for state in [] if wildcard else ready:
-            flow.add(NEXT, state)
+            flow.add(Way.NEXT, state)
 
     def _do_While(self, node: ast.While, states: list[State], flow: Flow) -> None:
         def head(arriving: list[State], leaving: list[State]) -> list[State]:
@@ -284,23 +267,23 @@ class Walk:
             leaving: list[State] = []
             inner = self._block(body, head(new, leaving))
             for state in leaving:
-                left.add(NEXT, state)
-            for state in inner.take(BREAK):
-                flow.add(NEXT, state)
-            arriving = [*inner.take(NEXT), *inner.take(CONTINUE)]
+                left.add(Way.NEXT, state)
+            for state in inner.take(Way.BREAK):
+                flow.add(Way.NEXT, state)
+            arriving = [*inner.take(Way.NEXT), *inner.take(Way.CONTINUE)]
             flow.join(inner)
-        flow.join(self._block(orelse, left.take(NEXT)))
+        flow.join(self._block(orelse, left.take(Way.NEXT)))
 
     def _do_With(self, node: ast.With, states: list[State], flow: Flow) -> None:
         closing = False
         managers = [item.context_expr for item in node.items]
-        suppressed: list[ast.expr] = [
-            ast.Tuple(elts=call.args)
+        suppressed = [
+            kind
             for call in managers
             if isinstance(call, ast.Call) and callee(call)[1] == "suppress"
+            for kind in call.args
         ]
-        for item in node.items:
-            manager = item.context_expr
+        for item, manager in zip(node.items, managers):
             entered = []
             for before in self._evaluate(manager, states, flow):
                 state = before
@@ -320,19 +303,20 @@ class Walk:
         entered = [self._settled(state, node.lineno) for state in states]
         for way, after in self._block(node.body, entered).all():
             state = self._close(after, node.lineno) if closing and after.live else after
-            outcomes = [covers(types, state.error) for types in suppressed] if way == RAISE else []
-            if True in outcomes or None in outcomes:
-                flow.add(NEXT, state._replace(error="").step("caught", node.lineno))
-            if True not in outcomes:
+            ends_here = suppressed and way == Way.RAISE
+            certain = covers(ast.Tuple(elts=suppressed), state.error) if ends_here else False
+            if certain is not False:
+                flow.add(Way.NEXT, state._replace(error="").step("caught", node.lineno))
+            if not certain:
                 flow.add(way, state)
 
     _do_AsyncWith = _do_With
 
     def _do_Try(self, node: ast.Try, states: list[State], flow: Flow) -> None:
         inner = self._block(node.body, states)
-        raised = inner.take(RAISE)
+        raised = inner.take(Way.RAISE)
         if node.orelse:
-            inner.join(self._block(node.orelse, inner.take(NEXT)))
+            inner.join(self._block(node.orelse, inner.take(Way.NEXT)))
         caught: list[list[State]] = [[] for _ in node.handlers]
         for state in raised:
             for handler, where in zip(node.handlers, caught):
@@ -341,16 +325,16 @@ class Walk:
                 if certain:
                     break
             else:
-                inner.add(RAISE, state)
+                inner.add(Way.RAISE, state)
         for handler, where in zip(node.handlers, caught):
             for way, state in self._nested("handler", node, handler.body, where).all():
-                inner.add(way, state if way == RAISE else state._replace(error=""))
+                inner.add(way, state if way == Way.RAISE else state._replace(error=""))
         for way, state in inner.all():
             if not node.finalbody:
                 flow.add(way, state)
                 continue
             after = self._nested("finally", node, node.finalbody, [state.step("finally", node.lineno)])
-            for done in after.take(NEXT):
+            for done in after.take(Way.NEXT):
                 flow.add(way, done)
             flow.join(after)
 
@@ -403,19 +387,23 @@ class Walk:
         if state.live and not names:
             self.losses.append(Loss(state, "rebound", call.lineno))
         return State(
-            HELD, names, facts=state.facts, error=state.error, steps=(Step("acquired", call.lineno),)
+            Status.HELD, names, facts=state.facts, error=state.error, steps=(Step("acquired", call.lineno),)
         )
 
     def _close(self, state: State, line: int) -> State:
         if self.acquire.close_releases:
             self.releases.add(Release(line, tuple(self._within)))
             return state.safe()
-        return state if state.status == CLOSED else state._replace(status=CLOSED).step("closed", line)
+        return (
+            state
+            if state.status == Status.CLOSED
+            else state._replace(status=Status.CLOSED).step("closed", line)
+        )
 
     def _fail(self, flow: Flow, state: State, kind: str, line: int, dead: bool = False) -> None:
-        if state.status != SAFE:
+        if state.status != Status.SAFE:
             flow.add(
-                RAISE,
+                Way.RAISE,
                 state._replace(error=kind, dead=state.dead or (dead and state.live)).step("raises", line),
             )
 
@@ -430,41 +418,34 @@ class Walk:
         first = root(call.func)
         if first in state.cursors:
             return ("" if name == "close" else of_connection(call)), True
-        subject = any(
-            self._read.carries(part, state) or root(part) in state.cursors for part in arguments(call)
-        )
-        if name in ITERATES and any(root(part) in state.cursors for part in arguments(call)):
+        read = any(root(part) in state.cursors for part in arguments(call))
+        if read and name in ITERATES:
             return DB, True
-        if self.source.helper(name):
-            return self._escaping(name), subject
-        return of_others(call), subject
+        subject = read or any(self._read.carries(part, state) for part in arguments(call))
+        helper = self.source.helper(name)
+        return (self._escaping(helper) if helper else of_others(call)), subject
 
-    def _escaping(self, name: str) -> str:
+    def _escaping(self, helper: Scope) -> str:
         """Widest kind of exception that leaves a helper of this file, with every parameter taken for a connection."""
         cache = self.source.escaping
-        scope = self.source.helper(name)
-        if name not in cache and scope and scope.function:
-            cache[name] = ANY  # while it is being walked: a helper that calls itself
-            walk = Walk(self.source, scope, self.acquire, held=parameters(scope.function))
-            try:
+        if helper.name not in cache:
+            cache[helper.name] = ANY  # while it is being walked: a helper that calls itself
+            walk = Walk(self.source, helper, self.acquire, held=helper.parameters)
+            with contextlib.suppress(TooManyPaths):
                 walk.run()
-            except TooManyPaths:
-                return ANY
-            kinds = walk.escaping
-            cache[name] = ANY if kinds - {DB, CONN} else DB if DB in kinds else CONN if kinds else ""
-        return cache.get(name, ANY)
+                kinds = walk.escaping
+                widest = ANY if kinds - {DB, CONN} else DB if DB in kinds else CONN if kinds else ""
+                cache[helper.name] = widest
+        return cache[helper.name]
 
     # Names
 
     def _bind(self, target: ast.expr, value: Optional[ast.expr], state: State) -> State:
         """The state after ``target = value``."""
         if isinstance(target, (ast.Tuple, ast.List)):
-            same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
-            values = (
-                value.elts
-                if same and isinstance(value, (ast.Tuple, ast.List))
-                else [value] * len(target.elts)
-            )
+            values: Sequence[Optional[ast.expr]] = [value] * len(target.elts)
+            if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
+                values = value.elts
             for one, its in zip(target.elts, values):
                 state = self._bind(one, its, state)
             return state

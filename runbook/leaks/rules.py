@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from .flow import Walk
 from .reading import Site
-from .state import CLOSED, Loss, Step
+from .state import Loss, Status, Step
 from .syntax import dotted
 from .vocabulary import called
 
@@ -70,7 +70,7 @@ class Case(NamedTuple):
     @property
     def wrapper(self) -> bool:
         """A wrapper hands connections out or takes them back; here it drops one that is dead."""
-        dead = self.loss.state.dead or self.loss.state.status == CLOSED
+        dead = self.loss.state.dead or self.loss.state.status == Status.CLOSED
         return dead and (self.walk.returned or self.site is None)
 
     @property
@@ -83,7 +83,7 @@ class Case(NamedTuple):
         """Closed here, or kept in a field that another function of the file closes and none gives back."""
         kept = {name.rpartition(".")[2] for name in self.loss.state.names if "." in name}
         elsewhere = self.never and bool(kept & self.walk.elsewhere.closed)
-        return self.loss.state.status == CLOSED or elsewhere
+        return self.loss.state.status == Status.CLOSED or elsewhere
 
 
 class Rule(NamedTuple):
@@ -229,6 +229,6 @@ def _way(case: Case) -> Iterator[str]:
     steps = [step for step in case.steps if step.what in STEPS]
     for position, step in enumerate(steps):
         later = {other.what for other in steps[position + 1 :]}
-        decided = case.loss.state.status != CLOSED and not later & {"true", "false", "raises"}
+        decided = case.loss.state.status != Status.CLOSED and not later & {"true", "false", "raises"}
         if decided or step.what not in ("true", "false"):
             yield STEPS[step.what].format(step.line)

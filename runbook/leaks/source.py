@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .syntax import Scope, arguments, callee, parameters
+from .syntax import Scope, arguments, callee
 from .vocabulary import Vocabulary, releases_by_name
 
 
@@ -49,9 +49,7 @@ class Source:
 
 
 def _words(scope: Scope, vocabulary: Vocabulary) -> Words:
-    origins: dict[str, set[str]] = {
-        name: set() for name in (parameters(scope.function) if scope.function else ())
-    }
+    origins: dict[str, set[str]] = {name: set() for name in scope.parameters}
     for node in scope.nodes:
         for name, value in _bindings(node):
             origins.setdefault(name, set()).update(_mentioned([value], {}))
