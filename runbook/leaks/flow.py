@@ -386,9 +386,8 @@ class Walk:
         names = state.names - self._targets
         if state.live and not names:
             self.losses.append(Loss(state, "rebound", call.lineno))
-        return State(
-            Status.HELD, names, facts=state.facts, error=state.error, steps=(Step("acquired", call.lineno),)
-        )
+        steps = (Step("acquired", call.lineno),)
+        return State(Status.HELD, names, facts=state.facts, error=state.error, steps=steps)
 
     def _close(self, state: State, line: int) -> State:
         if self.acquire.close_releases:
@@ -402,10 +401,8 @@ class Walk:
 
     def _fail(self, flow: Flow, state: State, kind: str, line: int, dead: bool = False) -> None:
         if state.status != Status.SAFE:
-            flow.add(
-                Way.RAISE,
-                state._replace(error=kind, dead=state.dead or (dead and state.live)).step("raises", line),
-            )
+            failed = state._replace(error=kind, dead=state.dead or (dead and state.live))
+            flow.add(Way.RAISE, failed.step("raises", line))
 
     def _raises(self, call: ast.Call, state: State) -> tuple[str, bool]:
         """(kind of the error the call may raise or an empty string, whether the connection is its subject)."""

@@ -155,10 +155,7 @@ STEPS = {
     "closed": "closed in line {}",
     "true": "the condition in line {} holds",
     "false": "the condition in line {} does not hold",
-    "return": "return in line {}",
-    "raise": "raise in line {}",
-    "break": "break in line {}",
-    "continue": "continue in line {}",
+    **{jump: jump + " in line {}" for jump in JUMPS},
 }
 
 
@@ -199,13 +196,10 @@ def _told(rule: Rule, case: Case) -> Found:
     prefix = receiver + "." if receiver else ""
     release = f"{name}.close()" if acquire.release == "close" else f"{prefix}{acquire.release}({name})"
     discard = f"{prefix}putconn({name}, close=True)" if acquire.release == "putconn" else release
-    lines = {
-        "line": case.loss.line,
-        "taken": case.steps[0].line,
-        "skipped": case.skipped,
-        "guard": case.guard,
+    words = {
+        **{"line": case.loss.line, "taken": case.steps[0].line, "skipped": case.skipped, "guard": case.guard},
+        **{"jump": case.jump, "name": name, "release": release, "discard": discard},
     }
-    words = {**lines, "jump": case.jump, "name": name, "release": release, "discard": discard}
     closed = (step.line for step in case.steps if step.what == "closed")
     return Found(
         rule=rule.id,
