@@ -16,15 +16,14 @@ from typing import Optional, Union
 
 from .errors import SETTINGS, covers, of_connection, of_others
 from .reading import CLOSING, Reader
-from .source import Source, Words
+from .source import STORES, Source, Words
 from .state import ANY, CONN, DB, Flow, Loss, Release, State, Status, Step, TooManyPaths, Way
-from .syntax import Scope, arguments, callee, dotted, ordered, root
+from .syntax import Scope, arguments, assignment, callee, dotted, ordered, root
 from .vocabulary import CONNECTION_LIKE, Acquire, releases_by_name
 
 MAX_ROUNDS, BUDGET = 4, 20_000
 EXITS = {("sys", "exit"), ("os", "_exit"), ("", "exit"), ("", "quit")}
 MAKES = (ast.Call, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.Tuple)
-STORES = frozenset({"append", "appendleft", "add", "push", "insert", "setdefault", "put_nowait"})
 ITERATES = frozenset({"list", "tuple", "set", "dict", "next", "sorted", "execute_values", "execute_batch"})
 
 # Parts what arrives at the head of a loop: fills the second list with what leaves, returns what stays.
@@ -64,7 +63,7 @@ class Walk:
         for node in self._read.nodes:
             if isinstance(node, (ast.Global, ast.Nonlocal)):
                 self._globals.update(node.names)
-            targets, value = _assignment(node)
+            targets, value = assignment(node)
             if value is not None and self._takes(value):
                 self._targets.update(dotted(target) for target in targets)
             if isinstance(value, MAKES) and len(targets) == 1:
@@ -112,7 +111,7 @@ class Walk:
         return done
 
     def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
-        targets, assigned = _assignment(node)
+        targets, assigned = assignment(node)
         for value, ready in self._alternatives(
             {dotted(target) for target in targets}, assigned, states, flow
         ):
@@ -489,7 +488,8 @@ class Walk:
                 return state.safe()
         # Inside an object that was not made here: its owner looks after it.
         first = root(container)
-        if (inside or "." in name) and first not in self._made and first not in ("self", "cls"):
+        ours = self._made | self.source.dead_ends | {"self", "cls"}
+        if (inside or "." in name) and first not in ours:
             return state.safe()
         return state._replace(names=state.names | {name})
 
@@ -499,12 +499,3 @@ class Walk:
             return state
         self.losses.append(Loss(state, "unbound", line))
         return State(facts=state.facts, error=state.error)
-
-
-def _assignment(node: ast.AST) -> tuple[list[ast.expr], Optional[ast.expr]]:
-    """Targets and value of anything that assigns."""
-    if isinstance(node, ast.Assign):
-        return node.targets, node.value
-    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
-        return [node.target], node.value
-    return [], None

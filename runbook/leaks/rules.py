@@ -191,7 +191,7 @@ def findings(walk: Walk, site: Optional[Site]) -> list[Found]:
 
 def _told(rule: Rule, case: Case) -> Found:
     acquire = case.walk.acquire
-    name = min((name for name in case.loss.state.names if name != "with"), default="conn")
+    name = min(case.loss.state.names - case.walk.source.dead_ends - {"with"}, default="conn")
     receiver = called(case.site.call)[0] if case.site else ""
     prefix = receiver + "." if receiver else ""
     release = f"{name}.close()" if acquire.release == "close" else f"{prefix}{acquire.release}({name})"

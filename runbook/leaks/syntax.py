@@ -95,6 +95,15 @@ def arguments(call: ast.Call) -> list[ast.expr]:
     return [value.value if isinstance(value, ast.Starred) else value for value in values]
 
 
+def assignment(node: ast.AST) -> tuple[list[ast.expr], Optional[ast.expr]]:
+    """Targets and value of anything that assigns; none of either for anything else."""
+    if isinstance(node, ast.Assign):
+        return node.targets, node.value
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
+        return [node.target], node.value
+    return [], None
+
+
 def ordered(*nodes: ast.AST) -> list[ast.AST]:
     """The nodes and all below them, inner before outer and left before right: the order of evaluation.
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from .syntax import Scope, arguments, callee, dotted
+from .syntax import Scope, arguments, assignment, callee, dotted
 
 
 class Acquire(NamedTuple):
@@ -196,11 +196,10 @@ def _taken_names(scope: Scope, known: Vocabulary) -> dict[str, Acquire]:
     """The variables to which an acquire is assigned."""
     taken = {}
     for node in scope.nodes:
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and node.value:
-            acquire = _taken(node.value, known, scope.owner)
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if acquire and isinstance(target, ast.Name):
-                    taken[target.id] = acquire
+        targets, value = assignment(node)
+        acquire = _taken(value, known, scope.owner) if value else None
+        if acquire:
+            taken.update({target.id: acquire for target in targets if isinstance(target, ast.Name)})
     return taken
 
 
