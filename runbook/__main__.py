@@ -120,7 +120,7 @@ def _leaks(options: argparse.Namespace) -> int:
     missing = [path for path in options.paths if not Path(path).exists()]
     if missing:
         raise Refused(f"{missing[0]}: no such file or directory")
-    result = search_paths(options.paths, deadline=None)
+    result = search_paths(options.paths)
     if options.format == "json":
         print(json.dumps([vars(finding) for finding in result.findings], indent=1))
     else:
@@ -159,9 +159,7 @@ def _explain(options: argparse.Namespace) -> int:
             print(_conditions(options.why_not, host, database))
             continue
         report = build(host, database, verdict, actions=[], proof=None, evidence=[], seconds=0.0)
-        print(
-            json.dumps(report, indent=1) if options.json else screen(report), end="\n" if options.json else ""
-        )
+        print(json.dumps(report, indent=1) + "\n" if options.json else screen(report), end="")
     return 0
 
 
@@ -195,15 +193,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    directories = [Path(name) for name in options.directory] if options.directory else [Path("/run")]
-    found = sorted(
-        {
-            path
-            for top in directories
-            for pattern in ("pool-*.sock", "*/pool-*.sock")
-            for path in top.glob(pattern)
-        }
-    )
+    directories = [Path(name) for name in options.directory or ("/run",)]
+    patterns = ("pool-*.sock", "*/pool-*.sock")
+    found = sorted({path for top in directories for each in patterns for path in top.glob(each)})
     told = 0
     for path in found:
         try:
@@ -228,8 +220,7 @@ def _collect(options: argparse.Namespace) -> int:
     port = options.port or port_of(options.login_url)
     found: dict[str, Any] = next(iter(discover(port)), {})
     paths = [*found.get("login_paths", []), *found.get("login_routes", []), "/api/auth/login"]
-    name = socket.gethostname()
-    run = {"run_id": time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), "host": name}
+    run = {"run_id": time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime()), "host": socket.gethostname()}
     wanted = {"database": "main", "target": None, "password": None, "app_user": None}
     request = {
         **run,

@@ -55,9 +55,7 @@ def covers(caught: Optional[ast.expr], kind: str) -> Optional[bool]:
         return True
     types = caught.elts if isinstance(caught, ast.Tuple) else [caught]
     names = {dotted(one).rpartition(".")[2] for one in types}
-    if names & EVERYTHING:
-        return True
-    if kind in names:
+    if names & EVERYTHING or kind in names:
         return True
     if kind not in (CONN, DB):
         return None

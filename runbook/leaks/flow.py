@@ -10,38 +10,20 @@ good hands.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Sequence
-from typing import Optional
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Optional, Union
 
 from .errors import SETTINGS, covers, of_connection, of_others
 from .reading import CLOSING, Reader
-from .source import Source, Words
-from .state import (
-    ANY,
-    BREAK,
-    CLOSED,
-    CONN,
-    CONTINUE,
-    DB,
-    HELD,
-    NEXT,
-    RAISE,
-    RETURN,
-    SAFE,
-    Flow,
-    Loss,
-    Release,
-    State,
-    Step,
-    TooManyPaths,
-)
-from .syntax import Scope, arguments, callee, decorators, dotted, ordered, parameters, root
+from .source import STORES, Source, Words
+from .state import ANY, CONN, DB, Flow, Loss, Release, State, Status, Step, TooManyPaths, Way
+from .syntax import Scope, arguments, assignment, callee, dotted, ordered, root
 from .vocabulary import CONNECTION_LIKE, Acquire, releases_by_name
 
 MAX_ROUNDS, BUDGET = 4, 20_000
 EXITS = {("sys", "exit"), ("os", "_exit"), ("", "exit"), ("", "quit")}
 MAKES = (ast.Call, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.Tuple)
-STORES = frozenset({"append", "appendleft", "add", "push", "insert", "setdefault", "put_nowait"})
 ITERATES = frozenset({"list", "tuple", "set", "dict", "next", "sorted", "execute_values", "execute_batch"})
 
 # Parts what arrives at the head of a loop: fills the second list with what leaves, returns what stays.
@@ -72,9 +54,8 @@ class Walk:
         self._read = Reader(source, scope, acquire, site)
         self._budget = BUDGET
         self._within: list[tuple[str, int]] = []
-        function = scope.function
         # pytest resumes a fixture after its yield whatever became of the test.
-        self._yield_raises = not (function and "fixture" in decorators(function))
+        self._yield_raises = "fixture" not in scope.decorators
         self._globals: set[str] = set()
         self._targets: set[str] = set()
         self._made: set[str] = set()
@@ -82,26 +63,27 @@ class Walk:
         for node in self._read.nodes:
             if isinstance(node, (ast.Global, ast.Nonlocal)):
                 self._globals.update(node.names)
-            targets, value = _assignment(node)
+            targets, value = assignment(node)
             if value is not None and self._takes(value):
                 self._targets.update(dotted(target) for target in targets)
             if isinstance(value, MAKES) and len(targets) == 1:
                 self._made.add(dotted(targets[0]))
-        for node in self._read.nodes:
-            if isinstance(node, (ast.For, ast.AsyncFor)):
-                self._made.discard(dotted(node.target))
+        loops = (node for node in self._read.nodes if isinstance(node, (ast.For, ast.AsyncFor)))
+        self._made.difference_update(dotted(loop.target) for loop in loops)
 
     def run(self) -> None:
         function = self.scope.function
         first = function.lineno if function else 1
-        entry = State(HELD, self._held, steps=(Step("entered", first),)) if self.site is None else State()
+        entry = (
+            State(Status.HELD, self._held, steps=(Step("entered", first),)) if self.site is None else State()
+        )
         last = (self.scope.body[-1].end_lineno or first) if self.scope.body else first
         for way, state in self._block(self.scope.body, [entry]).all():
-            if way == RAISE:
+            if way == Way.RAISE:
                 self.escaping.add(state.error or ANY)
             # An error in the module's own statements ends the import or the script: nothing lives on to leak.
-            if state.live and (function or way != RAISE):
-                line = state.steps[-1].line if way != NEXT else last
+            if state.live and (function or way != Way.RAISE):
+                line = state.steps[-1].line if way != Way.NEXT else last
                 self.losses.append(Loss(state, way, line))
 
     @property
@@ -122,20 +104,19 @@ class Walk:
             flow = Flow()
             # By name: `match` and `except*` have no class in the ast of Python 3.9.
             getattr(self, "_do_" + type(statement).__name__, self._do_simple)(statement, current, flow)
-            current = flow.take(NEXT)
+            current = flow.take(Way.NEXT)
             done.join(flow)
         for state in current:
-            done.add(NEXT, state)
+            done.add(Way.NEXT, state)
         return done
 
     def _do_simple(self, node: ast.stmt, states: list[State], flow: Flow) -> None:
-        for before in states:
-            targets, assigned = _assignment(node)
-            names = {dotted(target) for target in targets}
-            for value, start in self._alternatives(names, assigned, before, flow):
-                state = self._evaluate(value or node, start, flow)
-                if state is None:
-                    continue
+        targets, assigned = assignment(node)
+        for value, ready in self._alternatives(
+            {dotted(target) for target in targets}, assigned, states, flow
+        ):
+            for before in self._evaluate(value or node, ready, flow):
+                state = before
                 for target in targets:
                     asks = isinstance(target, ast.Attribute) and target.attr in SETTINGS
                     if asks and self._read.touches(target, state):
@@ -146,12 +127,12 @@ class Walk:
                         state = self._forget(dotted(target), None, state, node.lineno)
                 elif isinstance(node, ast.Assert) and not self._read.truth(node.test, state):
                     self._fail(flow, state, ANY, node.lineno)
-                flow.add(NEXT, self._settled(state, node.lineno))
+                flow.add(Way.NEXT, self._settled(state, node.lineno))
 
     def _alternatives(
-        self, names: set[str], value: Optional[ast.expr], state: State, flow: Flow
-    ) -> list[tuple[Optional[ast.expr], State]]:
-        """The values that ``names`` may get, each with what is known then.
+        self, names: set[str], value: Optional[ast.expr], states: list[State], flow: Flow
+    ) -> Iterator[tuple[Optional[ast.expr], list[State]]]:
+        """The values that ``names`` may get, each with the states in which they get it.
 
         ``given or pool.getconn()`` has two, and so has ``own = conn is None`` where a condition on the name decides
         about acquire or release.
@@ -167,88 +148,80 @@ class Walk:
         elif isinstance(value, (ast.Compare, ast.UnaryOp, ast.BoolOp)) and names & self._read.keys:
             test, choices = value, (ast.Constant(True), ast.Constant(False))
         else:
-            return [(value, state)]
-        tested = self._evaluate(test, state, flow)
-        return [
-            alternative
-            for choice, outcome in zip(choices, (True, False))
-            if tested is not None and self._read.truth(test, tested) is not (not outcome)
-            for alternative in self._alternatives(
-                names, choice, self._read.refine(test, outcome, tested), flow
-            )
-        ]
+            yield value, states
+            return
+        tested = self._evaluate(test, states, flow)
+        for choice, outcome in zip(choices, (True, False)):
+            ready = [
+                self._read.refine(test, outcome, state)
+                for state in tested
+                if self._read.truth(test, state) is not (not outcome)
+            ]
+            yield from self._alternatives(names, choice, ready, flow)
 
     def _takes(self, value: ast.expr) -> bool:
         return any(part is self.site for part in ordered(value))
 
     def _do_Return(self, node: ast.Return, states: list[State], flow: Flow) -> None:
-        for before in states:
-            state = self._evaluate(node.value, before, flow) if node.value else before
-            if state is None:
-                continue
-            if node.value and state.live and self._read.hands_out(node.value, state):
-                self.returned = True
-                state = state.safe()
-            flow.add(RETURN, self._settled(state.step("return", node.lineno), node.lineno))
+        for state in self._evaluate(node.value, states, flow):
+            handed = node.value is not None and state.live and self._read.hands_out(node.value, state)
+            self.returned |= handed
+            after = state.safe() if handed else state.step("return", node.lineno)
+            flow.add(Way.RETURN, self._settled(after, node.lineno))
 
     def _do_Raise(self, node: ast.Raise, states: list[State], flow: Flow) -> None:
         for state in states:
             if node.exc is None:
-                flow.add(RAISE, state._replace(error=state.error or ANY))
+                flow.add(Way.RAISE, state._replace(error=state.error or ANY))
             else:
                 raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
                 kind = dotted(raised).rpartition(".")[2] or ANY
-                flow.add(RAISE, state._replace(error=kind).step("raise", node.lineno))
+                flow.add(Way.RAISE, state._replace(error=kind).step("raise", node.lineno))
 
-    def _do_Break(self, node: ast.Break, states: list[State], flow: Flow) -> None:
+    def _do_Break(self, node: Union[ast.Break, ast.Continue], states: list[State], flow: Flow) -> None:
+        way = Way.BREAK if isinstance(node, ast.Break) else Way.CONTINUE
         for state in states:
-            flow.add(BREAK, state.step("break", node.lineno))
+            flow.add(way, state.step(way, node.lineno))
 
-    def _do_Continue(self, node: ast.Continue, states: list[State], flow: Flow) -> None:
-        for state in states:
-            flow.add(CONTINUE, state.step("continue", node.lineno))
+    _do_Continue = _do_Break
 
     def _do_FunctionDef(self, node: ast.FunctionDef, states: list[State], flow: Flow) -> None:
         for state in states:
-            flow.add(NEXT, self._settled(self._forget(node.name, None, state, node.lineno), node.lineno))
+            flow.add(Way.NEXT, self._settled(self._forget(node.name, None, state, node.lineno), node.lineno))
 
     _do_AsyncFunctionDef = _do_ClassDef = _do_FunctionDef
 
     def _do_If(self, node: ast.If, states: list[State], flow: Flow) -> None:
-        branches: dict[bool, list[State]] = {True: [], False: []}
-        for state in states:
-            self._branch(node.test, state, flow, branches)
-        flow.join(self._block(node.body, branches[True]))
-        flow.join(self._block(node.orelse, branches[False]))
+        holds, fails = self._branches(node.test, states, flow)
+        flow.join(self._block(node.body, holds))
+        flow.join(self._block(node.orelse, fails))
 
-    def _branch(self, test: ast.expr, before: State, flow: Flow, branches: dict[bool, list[State]]) -> None:
-        state = self._evaluate(test, before, flow)
-        if state is None:
-            return
-        known = self._read.truth(test, state)
-        if known is None and any(dotted(part) in state.names for part in ordered(test)):
-            state = state._replace(dead=True)
-        for outcome, where in branches.items():
-            if known is not (not outcome):
-                way = state if known is not None else state.step(str(outcome).lower(), test.lineno)
-                where.append(self._read.refine(test, outcome, way))
+    def _branches(self, test: ast.expr, states: list[State], flow: Flow) -> tuple[list[State], list[State]]:
+        """The states in which the condition holds, and those in which it does not."""
+        branches: dict[bool, list[State]] = {True: [], False: []}
+        for state in self._evaluate(test, states, flow):
+            known = self._read.truth(test, state)
+            asked = known is None and any(dotted(part) in state.names for part in ordered(test))
+            after = state._replace(dead=state.dead or asked)
+            for outcome, where in branches.items():
+                if known is not (not outcome):
+                    way = after if known is not None else after.step(str(outcome).lower(), test.lineno)
+                    where.append(self._read.refine(test, outcome, way))
+        return branches[True], branches[False]
 
     def _do_Match(self, node: ast.Match, states: list[State], flow: Flow) -> None:
-        ready = [
-            state for before in states for state in [self._evaluate(node.subject, before, flow)] if state
-        ]
+        ready = self._evaluate(node.subject, states, flow)
         for case in node.cases:
             flow.join(self._block(case.body, [state.step("true", case.pattern.lineno) for state in ready]))
         wildcard = any(case.guard is None and ast.unparse(case.pattern) == "_" for case in node.cases)
         for state in [] if wildcard else ready:
-            flow.add(NEXT, state)
+            flow.add(Way.NEXT, state)
 
     def _do_While(self, node: ast.While, states: list[State], flow: Flow) -> None:
         def head(arriving: list[State], leaving: list[State]) -> list[State]:
-            branches: dict[bool, list[State]] = {True: [], False: leaving}
-            for state in arriving:
-                self._branch(node.test, state, flow, branches)
-            return branches[True]
+            staying, fails = self._branches(node.test, arriving, flow)
+            leaving.extend(fails)
+            return staying
 
         self._loop(node.body, node.orelse, states, flow, head)
 
@@ -270,8 +243,7 @@ class Walk:
                     staying.append(self._bind(node.target, node.iter if ours else None, state))
             return staying
 
-        ready = [state for before in states for state in [self._evaluate(node.iter, before, flow)] if state]
-        self._loop(node.body, node.orelse, ready, flow, head)
+        self._loop(node.body, node.orelse, self._evaluate(node.iter, states, flow), flow, head)
 
     _do_AsyncFor = _do_For
 
@@ -294,59 +266,56 @@ class Walk:
             leaving: list[State] = []
             inner = self._block(body, head(new, leaving))
             for state in leaving:
-                left.add(NEXT, state)
-            for state in inner.take(BREAK):
-                flow.add(NEXT, state)
-            arriving = [*inner.take(NEXT), *inner.take(CONTINUE)]
+                left.add(Way.NEXT, state)
+            for state in inner.take(Way.BREAK):
+                flow.add(Way.NEXT, state)
+            arriving = [*inner.take(Way.NEXT), *inner.take(Way.CONTINUE)]
             flow.join(inner)
-        flow.join(self._block(orelse, left.take(NEXT)))
+        flow.join(self._block(orelse, left.take(Way.NEXT)))
 
     def _do_With(self, node: ast.With, states: list[State], flow: Flow) -> None:
-        entered: list[State] = []
         closing = False
-        suppressed: list[ast.expr] = []
-        for item in node.items:
-            call = item.context_expr
-            if isinstance(call, ast.Call) and callee(call)[1] == "suppress":
-                suppressed.append(ast.Tuple(elts=call.args))
-        for before in states:
-            state: Optional[State] = before
-            for item in node.items:
-                if state is None:
-                    break
-                state = self._evaluate(item.context_expr, state, flow)
-                if state is None:
-                    break
-                if state.live and self._read.carries(item.context_expr, state):
-                    wrapped = (
-                        isinstance(item.context_expr, ast.Call) and callee(item.context_expr)[1] in CLOSING
-                    )
+        managers = [item.context_expr for item in node.items]
+        suppressed = [
+            kind
+            for call in managers
+            if isinstance(call, ast.Call) and callee(call)[1] == "suppress"
+            for kind in call.args
+        ]
+        for item, manager in zip(node.items, managers):
+            entered = []
+            for before in self._evaluate(manager, states, flow):
+                state = before
+                if state.live and self._read.carries(manager, state):
+                    wrapped = isinstance(manager, ast.Call) and callee(manager)[1] in CLOSING
                     closing |= wrapped or self.acquire.close_releases
                     self.in_with |= not closing
                     # Without `as` the connection still has the with statement to hold it.
                     state = state._replace(names=state.names or frozenset({"with"}))
-                elif isinstance(item.context_expr, ast.Call) and state.live:
-                    given = any(self._read.carries(part, state) for part in arguments(item.context_expr))
+                elif isinstance(manager, ast.Call) and state.live:
+                    given = any(self._read.carries(part, state) for part in arguments(manager))
                     state = state._replace(unsure=state.unsure or given)
                 if item.optional_vars is not None:
-                    state = self._bind(item.optional_vars, item.context_expr, state)
-            if state is not None:
-                entered.append(self._settled(state, node.lineno))
+                    state = self._bind(item.optional_vars, manager, state)
+                entered.append(state)
+            states = entered
+        entered = [self._settled(state, node.lineno) for state in states]
         for way, after in self._block(node.body, entered).all():
             state = self._close(after, node.lineno) if closing and after.live else after
-            outcomes = [covers(types, state.error) for types in suppressed] if way == RAISE else []
-            if True in outcomes or None in outcomes:
-                flow.add(NEXT, state._replace(error="").step("caught", node.lineno))
-            if True not in outcomes:
+            ends_here = suppressed and way == Way.RAISE
+            certain = covers(ast.Tuple(elts=suppressed), state.error) if ends_here else False
+            if certain is not False:
+                flow.add(Way.NEXT, state._replace(error="").step("caught", node.lineno))
+            if not certain:
                 flow.add(way, state)
 
     _do_AsyncWith = _do_With
 
     def _do_Try(self, node: ast.Try, states: list[State], flow: Flow) -> None:
         inner = self._block(node.body, states)
-        raised = inner.take(RAISE)
+        raised = inner.take(Way.RAISE)
         if node.orelse:
-            inner.join(self._block(node.orelse, inner.take(NEXT)))
+            inner.join(self._block(node.orelse, inner.take(Way.NEXT)))
         caught: list[list[State]] = [[] for _ in node.handlers]
         for state in raised:
             for handler, where in zip(node.handlers, caught):
@@ -355,16 +324,16 @@ class Walk:
                 if certain:
                     break
             else:
-                inner.add(RAISE, state)
+                inner.add(Way.RAISE, state)
         for handler, where in zip(node.handlers, caught):
             for way, state in self._nested("handler", node, handler.body, where).all():
-                inner.add(way, state if way == RAISE else state._replace(error=""))
+                inner.add(way, state if way == Way.RAISE else state._replace(error=""))
         for way, state in inner.all():
             if not node.finalbody:
                 flow.add(way, state)
                 continue
             after = self._nested("finally", node, node.finalbody, [state.step("finally", node.lineno)])
-            for done in after.take(NEXT):
+            for done in after.take(Way.NEXT):
                 flow.add(way, done)
             flow.join(after)
 
@@ -372,34 +341,30 @@ class Walk:
 
     def _nested(self, what: str, node: ast.Try, body: Sequence[ast.stmt], states: Iterable[State]) -> Flow:
         self._within.append((what, node.lineno))
-        try:
-            return self._block(body, states)
-        finally:
-            self._within.pop()
+        flow = self._block(body, states)
+        self._within.pop()
+        return flow
 
     # Expressions
 
-    def _evaluate(self, node: ast.AST, state: State, flow: Flow) -> Optional[State]:
-        """The state after the expressions in ``node``; None where the program ends in them."""
-        for part in ordered(node):
+    def _evaluate(self, node: Optional[ast.AST], states: list[State], flow: Flow) -> list[State]:
+        """The states after the expressions in ``node``; none where the program ends in them."""
+        for part in ordered(node) if node else ():
             if isinstance(part, ast.Call):
-                after = self._call(part, state, flow)
-                if after is None:
-                    return None
-                state = after
+                ends = part is not self.site and callee(part) in EXITS
+                states = [] if ends else [self._call(part, state, flow) for state in states]
             elif isinstance(part, ast.NamedExpr):
-                state = self._bind(part.target, part.value, state)
+                states = [self._bind(part.target, part.value, state) for state in states]
             elif isinstance(part, (ast.Yield, ast.YieldFrom)) and self._yield_raises:
-                self._fail(flow, state, ANY, part.lineno)
-        return state
+                for state in states:
+                    self._fail(flow, state, ANY, part.lineno)
+        return states
 
-    def _call(self, call: ast.Call, state: State, flow: Flow) -> Optional[State]:
+    def _call(self, call: ast.Call, state: State, flow: Flow) -> State:
         name = callee(call)[1]
         if call is self.site:
             self._fail(flow, state, ANY, call.lineno)
             return self._acquired(call, state)
-        if callee(call) in EXITS:
-            return None
         if state.live:
             if self._read.gives_back(call, state):
                 self.releases.add(Release(call.lineno, tuple(self._within)))
@@ -420,22 +385,23 @@ class Walk:
         names = state.names - self._targets
         if state.live and not names:
             self.losses.append(Loss(state, "rebound", call.lineno))
-        return State(
-            HELD, names, facts=state.facts, error=state.error, steps=(Step("acquired", call.lineno),)
-        )
+        steps = (Step("acquired", call.lineno),)
+        return State(Status.HELD, names, facts=state.facts, error=state.error, steps=steps)
 
     def _close(self, state: State, line: int) -> State:
         if self.acquire.close_releases:
             self.releases.add(Release(line, tuple(self._within)))
             return state.safe()
-        return state if state.status == CLOSED else state._replace(status=CLOSED).step("closed", line)
+        return (
+            state
+            if state.status == Status.CLOSED
+            else state._replace(status=Status.CLOSED).step("closed", line)
+        )
 
     def _fail(self, flow: Flow, state: State, kind: str, line: int, dead: bool = False) -> None:
-        if state.status != SAFE:
-            flow.add(
-                RAISE,
-                state._replace(error=kind, dead=state.dead or (dead and state.live)).step("raises", line),
-            )
+        if state.status != Status.SAFE:
+            failed = state._replace(error=kind, dead=state.dead or (dead and state.live))
+            flow.add(Way.RAISE, failed.step("raises", line))
 
     def _raises(self, call: ast.Call, state: State) -> tuple[str, bool]:
         """(kind of the error the call may raise or an empty string, whether the connection is its subject)."""
@@ -448,41 +414,34 @@ class Walk:
         first = root(call.func)
         if first in state.cursors:
             return ("" if name == "close" else of_connection(call)), True
-        subject = any(
-            self._read.carries(part, state) or root(part) in state.cursors for part in arguments(call)
-        )
-        if name in ITERATES and any(root(part) in state.cursors for part in arguments(call)):
+        read = any(root(part) in state.cursors for part in arguments(call))
+        if read and name in ITERATES:
             return DB, True
-        if self.source.helper(name):
-            return self._escaping(name), subject
-        return of_others(call), subject
+        subject = read or any(self._read.carries(part, state) for part in arguments(call))
+        helper = self.source.helper(name)
+        return (self._escaping(helper) if helper else of_others(call)), subject
 
-    def _escaping(self, name: str) -> str:
+    def _escaping(self, helper: Scope) -> str:
         """Widest kind of exception that leaves a helper of this file, with every parameter taken for a connection."""
         cache = self.source.escaping
-        scope = self.source.helper(name)
-        if name not in cache and scope and scope.function:
-            cache[name] = ANY  # while it is being walked: a helper that calls itself
-            walk = Walk(self.source, scope, self.acquire, held=parameters(scope.function))
-            try:
+        if helper.name not in cache:
+            cache[helper.name] = ANY  # while it is being walked: a helper that calls itself
+            walk = Walk(self.source, helper, self.acquire, held=helper.parameters)
+            with contextlib.suppress(TooManyPaths):
                 walk.run()
-            except TooManyPaths:
-                return ANY
-            kinds = walk.escaping
-            cache[name] = ANY if kinds - {DB, CONN} else DB if DB in kinds else CONN if kinds else ""
-        return cache.get(name, ANY)
+                kinds = walk.escaping
+                widest = ANY if kinds - {DB, CONN} else DB if DB in kinds else CONN if kinds else ""
+                cache[helper.name] = widest
+        return cache[helper.name]
 
     # Names
 
     def _bind(self, target: ast.expr, value: Optional[ast.expr], state: State) -> State:
         """The state after ``target = value``."""
         if isinstance(target, (ast.Tuple, ast.List)):
-            same = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
-            values = (
-                value.elts
-                if same and isinstance(value, (ast.Tuple, ast.List))
-                else [value] * len(target.elts)
-            )
+            values: Sequence[Optional[ast.expr]] = [value] * len(target.elts)
+            if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
+                values = value.elts
             for one, its in zip(target.elts, values):
                 state = self._bind(one, its, state)
             return state
@@ -529,7 +488,8 @@ class Walk:
                 return state.safe()
         # Inside an object that was not made here: its owner looks after it.
         first = root(container)
-        if (inside or "." in name) and first not in self._made and first not in ("self", "cls"):
+        ours = self._made | self.source.dead_ends | {"self", "cls"}
+        if (inside or "." in name) and first not in ours:
             return state.safe()
         return state._replace(names=state.names | {name})
 
@@ -539,12 +499,3 @@ class Walk:
             return state
         self.losses.append(Loss(state, "unbound", line))
         return State(facts=state.facts, error=state.error)
-
-
-def _assignment(node: ast.AST) -> tuple[list[ast.expr], Optional[ast.expr]]:
-    """Targets and value of anything that assigns."""
-    if isinstance(node, ast.Assign):
-        return node.targets, node.value
-    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
-        return [node.target], node.value
-    return [], None

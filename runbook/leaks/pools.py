@@ -6,6 +6,8 @@ import ast
 import re
 from typing import Any, NamedTuple, Optional
 
+from .syntax import callee
+
 
 class Maker(NamedTuple):
     """A call that makes a pool: its arguments are added up, each by name, by place, or by its default."""
@@ -36,19 +38,12 @@ def pools(text: str, filename: str) -> list[dict[str, Any]]:
         return []
     found = []
     for node in ast.walk(ast.parse(text.lstrip("\ufeff"))):
-        name = _called(node.func) if isinstance(node, ast.Call) else ""
-        if isinstance(node, ast.Call) and name in MAKERS:
-            maker = MAKERS[name]
+        if isinstance(node, ast.Call) and callee(node)[1] in MAKERS:
+            maker = MAKERS[callee(node)[1]]
             sizes = [_size(node, *argument) for argument in maker.arguments]
             known = sum(size for size in sizes if size is not None) if None not in sizes else None
             found.append({"library": maker.library, "file": filename, "line": node.lineno, "maximum": known})
     return found
-
-
-def _called(function: ast.expr) -> str:
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
 
 
 def _size(call: ast.Call, name: str, place: Optional[int], default: Optional[int]) -> Optional[int]:

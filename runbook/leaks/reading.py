@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 
 from .source import Source
 from .state import State
-from .syntax import Scope, arguments, callee, dotted, name_set, root
+from .syntax import Scope, arguments, callee, dotted, leftward, name_set, root
 from .vocabulary import Acquire, acquire_of, called, releases_by_name
 
 # Give the connection back on which they are called, in the pools that wrap it.
@@ -68,18 +68,18 @@ def atoms(test: ast.expr) -> Iterator[str]:
             yield from atoms(value)
     elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         yield from atoms(test.operand)
-    elif none_test(test):
-        yield ast.unparse(none_test(test) or test)
+    elif asked := none_test(test):
+        yield ast.unparse(asked[0])
     elif not any(isinstance(node, (ast.Call, ast.Await, ast.NamedExpr)) for node in ast.walk(test)):
         yield ast.unparse(test)
 
 
-def none_test(test: ast.expr) -> Optional[ast.expr]:
-    """``x`` for ``x is None`` and ``x is not None`` (or ==, !=)."""
+def none_test(test: ast.expr) -> Optional[tuple[ast.expr, bool]]:
+    """(``x``, True) for ``x is None``, (``x``, False) for ``x is not None`` (or ==, !=)."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
         against = test.comparators[0]
         if isinstance(against, ast.Constant) and against.value is None:
-            return test.left
+            return test.left, isinstance(test.ops[0], (ast.Is, ast.Eq))
     return None
 
 
@@ -110,12 +110,10 @@ class Reader:
             return self.carries(value.value, state)
         if isinstance(value, ast.IfExp):
             return self.carries(value.body, state) or self.carries(value.orelse, state)
-        if isinstance(value, ast.BoolOp):
+        if isinstance(value, (ast.BoolOp, ast.Dict)):
             return any(self.carries(one, state) for one in value.values)
         if isinstance(value, (ast.Tuple, ast.List, ast.Set)):
             return any(self.carries(one, state) for one in value.elts)
-        if isinstance(value, ast.Dict):
-            return any(self.carries(one, state) for one in value.values)
         if isinstance(value, (ast.ListComp, ast.SetComp, ast.GeneratorExp)):
             return self.carries(value.elt, state)
         if isinstance(value, ast.Call):
@@ -142,16 +140,9 @@ class Reader:
 
     def touches(self, node: ast.AST, state: State) -> bool:
         """Is the node reached through the connection: ``conn.cursor().execute``?"""
-        while True:
-            name = dotted(node)
-            if (name and name in state.names) or (node is self.site and state.live):
-                return True
-            if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred, ast.Await)):
-                node = node.value
-            elif isinstance(node, ast.Call):
-                node = node.func
-            else:
-                return False
+        return any(
+            dotted(part) in state.names or (part is self.site and state.live) for part in leftward(node)
+        )
 
     def makes_cursor(self, value: Optional[ast.expr], name: str, state: State) -> bool:
         """Is the value, given to ``name``, a cursor on the connection?"""
@@ -291,11 +282,9 @@ class Reader:
             if decisive in parts:
                 return decisive
             return None if None in parts else not decisive
-        asked = none_test(test)
-        if asked is not None and isinstance(test, ast.Compare):
-            is_none = self._is_none(asked, state)
-            positive = isinstance(test.ops[0], (ast.Is, ast.Eq))
-            return None if is_none is None else is_none is positive
+        if asked := none_test(test):
+            is_none = self._is_none(asked[0], state)
+            return None if is_none is None else is_none is asked[1]
         if self._exactly(test, state):
             return True
         if isinstance(test, ast.Attribute) and test.attr == "closed" and self._pool(test.value, state):
@@ -325,23 +314,13 @@ class Reader:
                     state = self.refine(value, outcome, state)
             return state
         asked = none_test(test)
-        if asked is not None and isinstance(test, ast.Compare):
-            return self._learn_none(
-                ast.unparse(asked), isinstance(test.ops[0], (ast.Is, ast.Eq)) is outcome, state
-            )
-        text = ast.unparse(test)
-        if text not in self.keys:
-            return state
-        facts = {**dict(state.facts), text: outcome}
-        if outcome:
-            facts[text + " is None"] = False
-        return state._replace(facts=frozenset(facts.items()))
-
-    def _learn_none(self, text: str, is_none: bool, state: State) -> State:
+        text = ast.unparse(asked[0] if asked else test)
         if text not in self.keys:
             return state
         # What is not None is taken to be true, as connections and pools are.
-        facts = {**dict(state.facts), text + " is None": is_none, text: not is_none}
+        facts = {**dict(state.facts), text: asked[1] is not outcome if asked else outcome}
+        if asked or outcome:
+            facts[text + " is None"] = not facts[text]
         return state._replace(facts=frozenset(facts.items()))
 
     def assigned(self, name: str, value: Optional[ast.expr], state: State) -> State:

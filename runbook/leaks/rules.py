@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from .flow import Walk
 from .reading import Site
-from .state import CLOSED, Loss, Step
+from .state import Loss, Status, Step
 from .syntax import dotted
 from .vocabulary import called
 
@@ -70,7 +70,7 @@ class Case(NamedTuple):
     @property
     def wrapper(self) -> bool:
         """A wrapper hands connections out or takes them back; here it drops one that is dead."""
-        dead = self.loss.state.dead or self.loss.state.status == CLOSED
+        dead = self.loss.state.dead or self.loss.state.status == Status.CLOSED
         return dead and (self.walk.returned or self.site is None)
 
     @property
@@ -83,7 +83,7 @@ class Case(NamedTuple):
         """Closed here, or kept in a field that another function of the file closes and none gives back."""
         kept = {name.rpartition(".")[2] for name in self.loss.state.names if "." in name}
         elsewhere = self.never and bool(kept & self.walk.elsewhere.closed)
-        return self.loss.state.status == CLOSED or elsewhere
+        return self.loss.state.status == Status.CLOSED or elsewhere
 
 
 class Rule(NamedTuple):
@@ -155,10 +155,7 @@ STEPS = {
     "closed": "closed in line {}",
     "true": "the condition in line {} holds",
     "false": "the condition in line {} does not hold",
-    "return": "return in line {}",
-    "raise": "raise in line {}",
-    "break": "break in line {}",
-    "continue": "continue in line {}",
+    **{jump: jump + " in line {}" for jump in JUMPS},
 }
 
 
@@ -194,18 +191,15 @@ def findings(walk: Walk, site: Optional[Site]) -> list[Found]:
 
 def _told(rule: Rule, case: Case) -> Found:
     acquire = case.walk.acquire
-    name = min((name for name in case.loss.state.names if name != "with"), default="conn")
+    name = min(case.loss.state.names - case.walk.source.dead_ends - {"with"}, default="conn")
     receiver = called(case.site.call)[0] if case.site else ""
     prefix = receiver + "." if receiver else ""
     release = f"{name}.close()" if acquire.release == "close" else f"{prefix}{acquire.release}({name})"
     discard = f"{prefix}putconn({name}, close=True)" if acquire.release == "putconn" else release
-    lines = {
-        "line": case.loss.line,
-        "taken": case.steps[0].line,
-        "skipped": case.skipped,
-        "guard": case.guard,
+    words = {
+        **{"line": case.loss.line, "taken": case.steps[0].line, "skipped": case.skipped, "guard": case.guard},
+        **{"jump": case.jump, "name": name, "release": release, "discard": discard},
     }
-    words = {**lines, "jump": case.jump, "name": name, "release": release, "discard": discard}
     closed = (step.line for step in case.steps if step.what == "closed")
     return Found(
         rule=rule.id,
@@ -229,6 +223,6 @@ def _way(case: Case) -> Iterator[str]:
     steps = [step for step in case.steps if step.what in STEPS]
     for position, step in enumerate(steps):
         later = {other.what for other in steps[position + 1 :]}
-        decided = case.loss.state.status != CLOSED and not later & {"true", "false", "raises"}
+        decided = case.loss.state.status != Status.CLOSED and not later & {"true", "false", "raises"}
         if decided or step.what not in ("true", "false"):
             yield STEPS[step.what].format(step.line)

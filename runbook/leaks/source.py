@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .syntax import Scope, arguments, callee, parameters
+from .syntax import Scope, arguments, assignment, callee, dotted
 from .vocabulary import Vocabulary, releases_by_name
+
+CONTAINERS = frozenset({"list", "dict", "set", "deque", "defaultdict", "OrderedDict"})
+STORES = frozenset({"append", "appendleft", "add", "push", "insert", "setdefault", "put_nowait"})
 
 
 class Words(NamedTuple):
@@ -28,6 +32,8 @@ class Source:
         for scope in self.scopes:
             counted.setdefault(scope.name, []).append(scope)
         self._unique = {name: found[0] for name, found in counted.items() if len(found) == 1}
+        self.dead_ends = _dead_ends(scopes[0])
+        """The module's own lists and the like out of which nothing in this file ever takes what it puts in."""
 
     def helper(self, name: str) -> Scope | None:
         """The only function of this name here; None if there is none or more than one."""
@@ -48,10 +54,30 @@ class Source:
         )
 
 
+def _dead_ends(module: Scope) -> frozenset[str]:
+    made: set[str] = set()
+    for node in module.nodes:
+        targets, value = assignment(node)
+        called = callee(value)[1] if isinstance(value, ast.Call) else ""
+        if isinstance(value, (ast.List, ast.Dict, ast.Set)) or called in CONTAINERS:
+            made.update(map(dotted, targets))
+    uses: Counter[str] = Counter()
+    for node in [node for statement in module.body if made for node in ast.walk(statement)]:
+        if isinstance(node, ast.Name):
+            uses[node.id] += 1
+        elif isinstance(node, ast.arg):
+            uses[node.arg] += 1
+        elif isinstance(node, ast.Call) and callee(node)[1] in STORES:
+            uses[callee(node)[0]] -= 1
+        elif isinstance(node, ast.Call) and callee(node) == ("", "len"):
+            uses.subtract(map(dotted, arguments(node)))
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            uses[dotted(node.value)] -= 1
+    return frozenset(name for name in made if uses[name] == 1)  # where it is made
+
+
 def _words(scope: Scope, vocabulary: Vocabulary) -> Words:
-    origins: dict[str, set[str]] = {
-        name: set() for name in (parameters(scope.function) if scope.function else ())
-    }
+    origins: dict[str, set[str]] = {name: set() for name in scope.parameters}
     for node in scope.nodes:
         for name, value in _bindings(node):
             origins.setdefault(name, set()).update(_mentioned([value], {}))
@@ -68,18 +94,14 @@ def _words(scope: Scope, vocabulary: Vocabulary) -> Words:
 
 
 def _bindings(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(node, ast.Assign):
-        targets, value = node.targets, node.value
-    elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
+    targets, value = assignment(node)
+    if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
         targets, value = [node.target], node.iter
-    elif isinstance(node, ast.NamedExpr):
-        targets, value = [node.target], node.value
     elif isinstance(node, ast.withitem) and node.optional_vars:
         targets, value = [node.optional_vars], node.context_expr
-    else:
-        return
-    for target in targets:
-        yield from ((part.id, value) for part in ast.walk(target) if isinstance(part, ast.Name))
+    for part in [part for target in targets for part in ast.walk(target)]:
+        if value and isinstance(part, ast.Name):
+            yield part.id, value
 
 
 def _mentioned(values: Iterable[ast.expr], origins: dict[str, set[str]]) -> set[str]:

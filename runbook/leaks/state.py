@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
-# What became of the connection: not yet taken; in our hands; closed but not given back; given back, or handed
-# to somebody who will.
-BEFORE, HELD, CLOSED, SAFE = "before", "held", "closed", "safe"
-# The ways out of a statement.
-NEXT, RETURN, RAISE, BREAK, CONTINUE = "next", "return", "raise", "break", "continue"
 # Kinds of exceptions: the connection is dead; any error of the database; any at all. Beside these the name of a
 # class, where the text raises it.
 CONN, DB, ANY = "conn", "db", "any"
 
 MAX_STATES, MAX_STEPS = 200, 12
+
+
+class Status:
+    """What became of the connection: not yet taken; in our hands; closed but not given back; given back, or
+    handed to somebody who will."""
+
+    BEFORE, HELD, CLOSED, SAFE = "before", "held", "closed", "safe"
+
+
+class Way:
+    """The ways out of a statement."""
+
+    NEXT, RETURN, RAISE, BREAK, CONTINUE = "next", "return", "raise", "break", "continue"
 
 
 class TooManyPaths(Exception):
@@ -28,7 +35,7 @@ class Step(NamedTuple):
 
 
 class State(NamedTuple):
-    status: str = BEFORE
+    status: str = Status.BEFORE
     names: frozenset[str] = frozenset()
     """Where the connection can be reached: ``conn``, ``self.conn``, a list that contains it."""
     cursors: frozenset[str] = frozenset()
@@ -45,7 +52,7 @@ class State(NamedTuple):
 
     @property
     def live(self) -> bool:
-        return self.status in (HELD, CLOSED)
+        return self.status in (Status.HELD, Status.CLOSED)
 
     def step(self, what: str, line: int, end: int = 0) -> State:
         if not self.live:
@@ -56,7 +63,7 @@ class State(NamedTuple):
         return self._replace(steps=(*kept, Step(what, line, end)))
 
     def safe(self) -> State:
-        return State(SAFE, error=self.error)
+        return State(Status.SAFE, error=self.error)
 
 
 class Release(NamedTuple):
@@ -76,10 +83,8 @@ class Loss(NamedTuple):
 class Flow:
     """The states at each exit of a statement. States that differ only in how they came about are one."""
 
-    def __init__(self, arriving: Iterable[State] = ()) -> None:
+    def __init__(self) -> None:
         self._exits: dict[str, dict[State, State]] = {}
-        for state in arriving:
-            self.add(NEXT, state)
 
     def add(self, way: str, state: State) -> None:
         states = self._exits.setdefault(way, {})

@@ -23,6 +23,20 @@ class Scope(NamedTuple):
     """The class around it, or an empty string."""
 
     @property
+    def parameters(self) -> list[str]:
+        """Their names, without self and cls."""
+        given = self.function.args if self.function else ast.arguments([], [], None, [], [], None, [])
+        every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+        return [argument.arg for argument in every if argument.arg not in ("self", "cls")]
+
+    @property
+    def decorators(self) -> set[str]:
+        """Their last names: ``{"contextmanager", "fixture"}``."""
+        named = self.function.decorator_list if self.function else []
+        targets = [one.func if isinstance(one, ast.Call) else one for one in named]
+        return {dotted(target).rpartition(".")[2] for target in targets}
+
+    @property
     def is_generator(self) -> bool:
         return any(isinstance(node, (ast.Yield, ast.YieldFrom)) for node in self.nodes)
 
@@ -44,15 +58,22 @@ def dotted(node: ast.AST) -> str:
     return ".".join(reversed(parts))
 
 
-def root(node: ast.AST) -> str:
-    """The name on the far left: ``conn`` for ``conn.cursor().execute``; an empty string if there is none."""
+def leftward(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all that it is reached through: ``conn.cursor().execute``, ``conn.cursor()``, … ``conn``."""
     while True:
+        yield node
         if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred, ast.Await)):
             node = node.value
         elif isinstance(node, ast.Call):
             node = node.func
         else:
-            return node.id if isinstance(node, ast.Name) else ""
+            return
+
+
+def root(node: ast.AST) -> str:
+    """The name on the far left: ``conn`` for ``conn.cursor().execute``; an empty string if there is none."""
+    *_, last = leftward(node)
+    return last.id if isinstance(last, ast.Name) else ""
 
 
 def callee(call: ast.Call) -> tuple[str, str]:
@@ -72,6 +93,15 @@ def arguments(call: ast.Call) -> list[ast.expr]:
     """Positional and keyword arguments, stars taken off."""
     values = [*call.args, *(keyword.value for keyword in call.keywords)]
     return [value.value if isinstance(value, ast.Starred) else value for value in values]
+
+
+def assignment(node: ast.AST) -> tuple[list[ast.expr], Optional[ast.expr]]:
+    """Targets and value of anything that assigns; none of either for anything else."""
+    if isinstance(node, ast.Assign):
+        return node.targets, node.value
+    if isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.NamedExpr)) and node.value:
+        return [node.target], node.value
+    return [], None
 
 
 def ordered(*nodes: ast.AST) -> list[ast.AST]:
@@ -98,22 +128,6 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
             yield from (one for one in value if isinstance(one, ast.AST))
         elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
             yield value
-
-
-def parameters(function: Function) -> list[str]:
-    """Names of the parameters, without self and cls."""
-    given = function.args
-    every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-    return [argument.arg for argument in every if argument.arg not in ("self", "cls")]
-
-
-def decorators(function: Function) -> set[str]:
-    """Last names of the decorators: ``{"contextmanager", "fixture"}``."""
-    names = set()
-    for decorator in function.decorator_list:
-        target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        names.add(dotted(target).rpartition(".")[2])
-    return names
 
 
 def scopes(tree: ast.Module) -> Iterator[Scope]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Optional
 
-from .syntax import Scope, arguments, callee, decorators, dotted, parameters
+from .syntax import Scope, arguments, assignment, callee, dotted
 
 
 class Acquire(NamedTuple):
@@ -149,7 +149,7 @@ def _pairs(functions: Iterable[Scope], known: Vocabulary) -> Vocabulary:
     managers: set[str] = set()
     for scope in functions:
         name, owner = scope.name, scope.owner
-        if scope.function and decorators(scope.function) & {"contextmanager", "asynccontextmanager"}:
+        if scope.decorators & {"contextmanager", "asynccontextmanager"}:
             managers.add(name)
         taken = _returns_connection(scope, known)
         if given_parameters(scope, known):
@@ -178,7 +178,7 @@ def _returns_connection(scope: Scope, known: Vocabulary) -> Optional[Acquire]:
 
     Not counted: generators and properties, and a connection that is also kept in a field (the caller borrows it).
     """
-    if scope.function is None or decorators(scope.function) & {"property", "cached_property"}:
+    if scope.function is None or scope.decorators & {"property", "cached_property"}:
         return None
     returned = [node.value for node in scope.nodes if isinstance(node, ast.Return) and node.value]
     direct = [acquire for value in returned for acquire in [_taken(value, known, scope.owner)] if acquire]
@@ -196,11 +196,10 @@ def _taken_names(scope: Scope, known: Vocabulary) -> dict[str, Acquire]:
     """The variables to which an acquire is assigned."""
     taken = {}
     for node in scope.nodes:
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)) and node.value:
-            acquire = _taken(node.value, known, scope.owner)
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if acquire and isinstance(target, ast.Name):
-                    taken[target.id] = acquire
+        targets, value = assignment(node)
+        acquire = _taken(value, known, scope.owner) if value else None
+        if acquire:
+            taken.update({target.id: acquire for target in targets if isinstance(target, ast.Name)})
     return taken
 
 
@@ -219,6 +218,5 @@ def given_parameters(scope: Scope, known: Vocabulary) -> set[str]:
     for node in scope.nodes:
         if isinstance(node, ast.Call) and callee(node)[1] in known.releases:
             given.update(dotted(argument) for argument in arguments(node))
-    if not scope.function or not given & set(parameters(scope.function)):
-        return set()
-    return given & set(parameters(scope.function)) - set(_taken_names(scope, known))
+    given &= set(scope.parameters)
+    return given - set(_taken_names(scope, known)) if given else given

@@ -45,6 +45,7 @@ WATCHDOG_SECONDS = 60.0
 # Probes and retransmissions take longer than this; so often the kernel is asked for them, and no oftener.
 GLANCE_SECONDS = 1.0
 
+_IN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR)
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _UNANSWERED = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -150,12 +151,18 @@ class Watchdog:
 
 def shut_down(descriptor: int) -> None:
     """End the conversation on a socket, whoever is blocked on it; one that is gone already is fine."""
-    with contextlib.suppress(OSError):
-        borrowed = socket.SocketType(fileno=descriptor)
-        try:
-            borrowed.shutdown(socket.SHUT_RDWR)
-        finally:
-            borrowed.detach()
+    with contextlib.suppress(OSError), _socket_on(descriptor) as borrowed:
+        borrowed.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _socket_on(descriptor: int) -> Iterator[socket.SocketType]:
+    """A Python socket on libpq's descriptor; it lets go of it at the end, where its collection would close it."""
+    borrowed = socket.SocketType(fileno=descriptor)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()
 
 
 class PooledConnection(extensions.connection):
@@ -172,10 +179,9 @@ class PooledConnection(extensions.connection):
         self.checked_at = self.idle_since = self._glanced_at = clock()
         self._poll = select.poll()
         self._poll.register(self.fd, select.POLLIN | select.POLLRDHUP)
-        known = socket.SocketType(fileno=self.fd)
-        self._family, self._type, self._protocol = known.family, known.type, known.proto
-        known.detach()
-        self._tcp = self._family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_INFO")
+        with _socket_on(self.fd) as known:
+            tcp = known.family in (socket.AF_INET, socket.AF_INET6)
+        self._tcp = tcp and hasattr(socket, "TCP_INFO")
 
     def is_sound(self, now: float, after_idle: float) -> bool:
         """Whether nothing at all speaks against handing it out; else `check` looks closer. No round trip."""
@@ -195,17 +201,16 @@ class PooledConnection(extensions.connection):
         `after_idle` seconds.
         """
         found = self.glance()
-        heard_lately = not self.suspect and clock() - self.checked_at < after_idle
-        if found is None and heard_lately:
-            return None
-        if found is not None and found != SUSPECT:
+        if found not in (None, SUSPECT):
             return found
-        try:
-            self.ask(watchdog, "SELECT 1", seconds)
-        except Dead as dead:
-            return dead.cause
-        except psycopg2.Error:
-            return None  # an error is an answer too
+        heard_lately = not self.suspect and clock() - self.checked_at < after_idle
+        if found == SUSPECT or not heard_lately:
+            try:
+                self.ask(watchdog, "SELECT 1", seconds)
+            except Dead as dead:
+                return dead.cause
+            except psycopg2.Error:
+                pass  # an error is an answer too
         return None
 
     def glance(self) -> str | None:
@@ -252,9 +257,9 @@ class PooledConnection(extensions.connection):
         if self.closed:
             return "in_use" if self.closed == BROKEN else UNFIT
         status = self.get_transaction_status()
-        if status in (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR):
+        if status in _IN_TRANSACTION:
             found = self.glance()
-            if found is not None and found != SUSPECT:
+            if found not in (None, SUSPECT):
                 return found
             try:
                 with watchdog.guard(self, seconds):
@@ -274,11 +279,7 @@ class PooledConnection(extensions.connection):
         psycopg2's close() waits for a statement that another thread runs on the same connection: such a one
         is shut down first, the others take their leave of the server.
         """
-        resting = (
-            extensions.TRANSACTION_STATUS_IDLE,
-            extensions.TRANSACTION_STATUS_INTRANS,
-            extensions.TRANSACTION_STATUS_INERROR,
-        )
+        resting = (extensions.TRANSACTION_STATUS_IDLE, *_IN_TRANSACTION)
         if not self.closed and self.get_transaction_status() not in resting:
             shut_down(self.fd)
         self.close()
@@ -298,32 +299,20 @@ class PooledConnection(extensions.connection):
         """Probes or retransmissions in a row that the peer has not answered."""
         if not self._tcp:
             return 0
-        borrowed = self._socket()
-        try:
+        with _socket_on(self.fd) as borrowed:
             # struct tcp_info begins with one byte each: state, ca_state, retransmits, probes.
             _, _, retransmits, probes = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
-        finally:
-            borrowed.detach()
         return max(retransmits, probes)
 
     def _last_words(self, hung_up: bool) -> str | None:
-        borrowed = self._socket()
         try:
-            said = borrowed.recv(8192, _PEEK)
+            with _socket_on(self.fd) as borrowed:
+                said = borrowed.recv(8192, _PEEK)
         except BlockingIOError:
             return "fin" if hung_up else None
         except OSError as error:
             return "silent" if error.errno in _UNANSWERED else "rst"
-        finally:
-            borrowed.detach()
         return read_last_words(said, hung_up)
-
-    def _socket(self) -> socket.SocketType:
-        """A Python socket on libpq's descriptor: detach it at once, or its collection closes the connection.
-
-        With the family given, no system call is spent on finding it out.
-        """
-        return socket.SocketType(self._family, self._type, self._protocol, self.fd)
 
 
 class Dead(Exception):

@@ -75,16 +75,14 @@ class Counters:
     dead_found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LAST_WORDS, 0))
 
 
+@dataclass(eq=False)
 class Waiter:
     """A thread in the queue; `since` is the start of its getconn."""
 
-    __slots__ = ("arrived", "borrower", "connection", "since")
-
-    def __init__(self, borrower: Borrower, since: float) -> None:
-        self.borrower = borrower
-        self.since = since
-        self.arrived = threading.Event()
-        self.connection: PooledConnection | None = None
+    borrower: Borrower
+    since: float
+    connection: PooledConnection | None = None
+    arrived: threading.Event = field(default_factory=threading.Event)
 
 
 class Snapshot(NamedTuple):
@@ -440,9 +438,8 @@ class Pool:
             now = clock()
             if now >= connection.expires_at:
                 return _EXPIRED
-            seconds = self.settings.validation_timeout
-            if deadline - now < seconds:  # a short time to answer is better than none
-                seconds = max(deadline - now, 0.1)
+            # A short time to answer is better than none.
+            seconds = max(0.1, min(self.settings.validation_timeout, deadline - now))
             return connection.check(self._watchdog, self.settings.validate_after_idle, seconds)
         except BaseException:
             self._reject(connection, UNFIT)
@@ -466,17 +463,13 @@ class Pool:
                 self.counters.dead_found[found] = self.counters.dead_found.get(found, 0) + 1
                 for older in self._idle:
                     older.suspect |= older.checked_at <= connection.checked_at
+        backend, idle = connection.backend_pid, clock() - connection.idle_since
         if found:
-            meaning = LAST_WORDS.get(found, "the server's last word")
-            idle = clock() - connection.idle_since
-            logger.warning(
-                "Dead connection detected (%s: %s), backend %d, given back %.1f s ago",
-                *(found, meaning, connection.backend_pid, idle),
-            )
+            told = (found, LAST_WORDS.get(found, "the server's last word"), backend, idle)
+            logger.warning("Dead connection detected (%s: %s), backend %d, given back %.1f s ago", *told)
         if cause == UNFIT:
             logger.warning(
-                "Backend %d is not kept: it was returned closed or busy, or its check failed",
-                connection.backend_pid,
+                "Backend %d is not kept: it was returned closed or busy, or its check failed", backend
             )
         if cause == "silent":
             self.monitor.wake()  # look at its neighbours before a borrower has to
@@ -582,15 +575,15 @@ class Pool:
         """
         now, settings = clock(), self.settings
         with self._lock:
-            total = sum(self._counts())
+            left = sum(self._counts())
             leaving: list[PooledConnection] = []
-            for connection in self._idle:
-                left = total - len(leaving)
+            for connection in list(self._idle):
                 too_long = settings.idle_timeout and now - connection.idle_since >= settings.idle_timeout
                 too_many = left > settings.max_connections or (too_long and left > settings.min_connections)
                 if now >= connection.expires_at or too_many:
                     leaving.append(connection)
-            self._idle = [connection for connection in self._idle if connection not in leaving]
+                    self._idle.remove(connection)
+                    left -= 1
         for connection in leaving:
             self._bury(connection, _EXPIRED)
 
@@ -613,7 +606,7 @@ class Pool:
         cause: str | None = UNFIT
         try:
             found = connection.glance()
-            if found is not None and found != SUSPECT:
+            if found not in (None, SUSPECT):
                 raise Dead(found)
             row = connection.ask(self._watchdog, statement, self.settings.validation_timeout)
             cause = None
@@ -646,20 +639,17 @@ class Pool:
 
         psycopg2 itself never closes a connection in another process than that which made it.
         """
-        borrowed = [
-            held for held in (lease() for lease in self._used) if held is not None and not held.closed
-        ]
         for connection in self._idle + self._testing:
             if not connection.closed:
                 os.close(connection.fd)
         self._watchdog.abandon()
-        if borrowed:
-            # The child may still hold one: using it must fail, and not talk into the parent's session.
-            here, there = socket.socketpair()
-            there.close()
-            for connection in borrowed:
-                os.dup2(here.fileno(), connection.fd)
-            here.close()
+        # The child may still hold a borrowed one: using it must fail, and not talk into the parent's session.
+        dead_end, other_end = socket.socketpair()
+        with dead_end, other_end:
+            for lease in self._used:
+                held = lease()
+                if held is not None and not held.closed:
+                    os.dup2(dead_end.fileno(), held.fd)
         self._socket.abandon()
         self.switches.forget()
         if not self.closed:

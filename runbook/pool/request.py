@@ -70,35 +70,19 @@ class AsgiRequests:
 
 
 class WsgiRequests:
-    """WSGI middleware: the request begins with the call and ends when the server closes the response."""
+    """WSGI middleware: the request begins with the response's first part and ends when the response does.
+
+    At the latest when the server closes it, which PEP 3333 obliges the server to do.
+    """
 
     def __init__(self, app: WsgiApp) -> None:
         self.app = app
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        served = request(environ.get("HTTP_X_REQUEST_ID"))
-        served.__enter__()
-        try:
-            return _Response(self.app(environ, start_response), served)
-        except BaseException:
-            served.__exit__(None, None, None)
-            raise
-
-
-class _Response:
-    """The application's response; closing it, which PEP 3333 obliges the server to do, ends the request."""
-
-    def __init__(self, body: Iterable[bytes], served: Any) -> None:
-        self._body = body
-        self._served = served
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._served.__exit__(None, None, None)
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        with request(environ.get("HTTP_X_REQUEST_ID")):
+            body = self.app(environ, start_response)
+            try:
+                yield from body
+            finally:
+                if hasattr(body, "close"):
+                    body.close()

@@ -21,11 +21,12 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable
 
-from .connection import Lease, clock
+from .connection import Borrower, Lease, clock
 
 if TYPE_CHECKING:
     from .pool import Pool, Snapshot, Waiter
@@ -106,13 +107,9 @@ _CONFIG = (
 def _holder(lease: Lease, at: Snapshot) -> dict[str, Any]:
     borrower = lease.borrower
     return {
+        **_asker(borrower, at.now - lease.since),
         "backend_pid": lease.backend_pid,
-        "request_id": borrower.request.id if borrower.request else None,
         "request_over": borrower.request.over if borrower.request else None,
-        "site": borrower.site,
-        "thread": borrower.thread.name,
-        "tid": _tid(borrower.thread),
-        "age": max(0.0, at.now - lease.since),
         "stack": borrower.stack and "".join(map("{0}:{1} in {2}\n".format, *zip(*borrower.stack))),
         "long_lived": borrower.long_lived,
     }
@@ -120,19 +117,19 @@ def _holder(lease: Lease, at: Snapshot) -> dict[str, Any]:
 
 def _waiter(waiter: Waiter, at: Snapshot) -> dict[str, Any]:
     own = waiter.borrower
-    holders = [lease.borrower for lease in at.leases]
     # What the same request holds already; without requests, the same thread.
-    if own.request is not None:
-        holds = sum(holder.request is own.request for holder in holders)
-    else:
-        holds = sum(holder.thread is own.thread for holder in holders)
+    kin = attrgetter("request" if own.request else "thread")
+    holds = sum(kin(lease.borrower) is kin(own) for lease in at.leases)
+    return {**_asker(own, at.now - waiter.since), "holds": holds}
+
+
+def _asker(borrower: Borrower, age: float) -> dict[str, Any]:
     return {
-        "request_id": own.request.id if own.request else None,
-        "site": own.site,
-        "thread": own.thread.name,
-        "tid": _tid(own.thread),
-        "age": max(0.0, at.now - waiter.since),
-        "holds": holds,
+        "request_id": borrower.request.id if borrower.request else None,
+        "site": borrower.site,
+        "thread": borrower.thread.name,
+        "tid": _tid(borrower.thread),
+        "age": max(0.0, age),
     }
 
 
@@ -340,10 +337,5 @@ def _remove_stale(directory: Path) -> None:
 def _is_served(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # its queue is full, or no right to ask: somebody may well be there
-            return True
-        return True
+        # With its queue full, or without the right to ask, somebody may well be there.
+        return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -645,3 +645,30 @@ def raised_and_caught_here(name):
         pool.putconn(conn)
         return
     pool.putconn(conn)
+
+
+BORROWED = []
+
+
+def take():
+    return pool.getconn()
+
+
+def kept_until_all_go_back():
+    BORROWED.append(take())
+
+
+def all_go_back():
+    while BORROWED:
+        pool.putconn(BORROWED.pop())
+
+
+LENT = []
+
+
+def kept_for_others_to_read():
+    LENT.append(pool.getconn())
+
+
+def lent():
+    return LENT

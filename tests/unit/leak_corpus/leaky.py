@@ -445,3 +445,21 @@ def raised_and_another_caught(name):
         pool.putconn(conn)
         return
     pool.putconn(conn)
+
+
+CONNECTIONS = []
+BY_USER: dict = {}
+
+
+def take():
+    return pool.getconn()
+
+
+def kept_in_a_list_of_the_module():
+    CONNECTIONS.append(take())  # expect: R1
+    return len(CONNECTIONS)
+
+
+def kept_under_a_key_of_the_module(user):
+    conn = pool.getconn()  # expect: R1
+    BY_USER[user] = conn
