@@ -203,7 +203,7 @@ def database_of(values: dict[str, str]) -> tuple[Optional[dict[str, Any]], Optio
     if not parts.get("host") and not parts.get("name"):
         return None, None
     port = parts.get("port", "5432")
-    database = {
+    database: dict[str, Any] = {
         "host": parts.get("host", "127.0.0.1"),
         "port": int(port) if re.fullmatch("[0-9]{1,5}", port) else 5432,
         "name": parts.get("name") or parts.get("user", "postgres"),
