@@ -439,7 +439,7 @@ class Lab:
     def _await_login(self) -> None:
         # The shell has said the pid of the process before that has become the application.
         with suppress(LabError):
-            wait_until(self.app_pids, "the application's process", 5)
+            wait_until(self.app_pids, "the application's process", 20)
 
         def answers() -> bool:
             if not self.app_pids():
