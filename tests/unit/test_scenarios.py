@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,29 @@ def test_every_playbook_of_a_scenario_is_one_of_its_steps(scenario: Path) -> Non
     assert {"destroy", "create", "prepare", "converge"} <= set(steps)
     secrets = "canary-" in "".join(path.read_text() for path in scenario.glob("inventory/*"))
     assert not secrets or "side_effect ../shared/no_leaks.yml" in steps
+
+
+def test_a_machine_that_cannot_make_hosts_says_what_to_install(tmp_path: Path) -> None:
+    """For somebody who is not root, and of all programs finds the shell's and two more."""
+    for program in ("stat", "dirname"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    tmp_path.chmod(0o755)
+    nobody: Any = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    done = subprocess.run(
+        ["/bin/bash", "-s"],
+        stdin=(ROOT / "scripts" / "test-hosts").open(),
+        env={"PATH": str(tmp_path)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **nobody,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "missing: podman" in done.stderr
+    assert "apt-get install" in done.stderr.splitlines()[-1]
+    assert "make test-fast" in (ROOT / "Makefile").read_text().partition("\nimages:")[2].partition("\n\n")[0]
 
 
 # -- tests -------------------------------------------------------------------------------------------------
