@@ -241,7 +241,9 @@ def plan(request: Request) -> dict[str, Any]:
         for name in sorted({**on_disk, **values})
         if on_disk.get(name) != values.get(name)
     ]
-    if not write and _differs_on_disk(request, seen):
+    if not on_disk:  # one line for a new host; the diff has them all
+        write = [f"there is no file yet, {len(values)} values are wanted"]
+    elif not write and _differs_on_disk(request, seen):
         write = ["owner, rights or text that is no variable"]
     restart = [
         _differs(request, name, has, values.get(name), f" in pid {', '.join(map(str, pids))}")
