@@ -8,7 +8,7 @@
     scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
     scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
 
-All rounds of everything write bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
+A run of everything, made whole, writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
 verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
 in a network, process and IPC namespace of its own, where packets may be dropped and nothing is left behind.
 """
@@ -189,7 +189,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
         "login_after": lab.login() == 200,
         "seconds": seconds,
         "seconds_to_break": round(broken - began, 2),
-        "unread": [one["text"] for one in report["unread"]] if report["cause"] == "unknown" else [],
+        "unread": [one["text"] for one in report["unread"]] if report["confidence"] != "decided" else [],
         "evidence_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "processes_before": before,
         "processes_after": after,
@@ -396,8 +396,8 @@ def trouble(row: Row) -> str:
         return f"wanted {row['wanted_cause']}"
     if row["app"] in OWN_APPS and row["confidence"] != "decided" and row["wanted_cause"] != "unknown":
         return f"wanted {row['wanted_cause']}, decided"
-    if row["confidence"] == "unknown" and not row["unread"]:
-        return "unknown, and no view is named"
+    if row["confidence"] != "decided" and not row["unread"]:
+        return f"{row['confidence']}, and no view is named"
     return ""
 
 
@@ -416,8 +416,8 @@ def summary(rows: list[Row]) -> tuple[str, bool]:
     wrong_restarts = [r for r in rows if r["restarted"] != "none" and r["restarted"] != r["wanted_restart"]]
     missed = [r for r in rows if r["restarted"] == "none" != r["wanted_restart"]]
     wrong = [row for row in rows if trouble(row)]
-    foreign = [row for row in rows if row["app"] not in OWN_APPS]
-    right = [r for r in foreign if r["cause"] == r["wanted_cause"] and r["confidence"] != "likely"]
+    foreign = [row for row in rows if row["app"] not in OWN_APPS and row["wanted_cause"] != "unknown"]
+    right = [r for r in foreign if r["cause"] == r["wanted_cause"] and r["confidence"] == "decided"]
     enough = len(right) >= FOREIGN_SHARE * len(foreign)
     seconds = sorted(row["seconds"] for row in rows)
     middle = f", {seconds[len(seconds) // 2]:.1f} s in the middle" if rows else ""
@@ -531,7 +531,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not run, {len(harness.not_run)}: {', '.join(sorted(map(str, harness.not_run)))}")
     for error in harness.errors:
         print(f"not made: {error}")
-    if not (given.only or given.app or given.sample) and harness.rows:
+    if not (given.only or given.app or given.sample or harness.not_run or harness.errors):
         keep(harness)
     if given.record:
         record(harness)

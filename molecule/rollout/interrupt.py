@@ -6,7 +6,7 @@ INTERRUPTIONS=all tries every point, a number as many of them, chosen by INTERRU
 - controller: it is killed after a task's result, after each of them on those hosts;
 - controller at STEP: it is killed while a host is at this step of its transaction, which goes on alone;
 - module at STEP: what works on the host is killed there, as a crash would;
-- host at STEP: the whole host is, and boots again (in `all` only: its logins fail, as they must).
+- host at STEP: the whole host is, and boots again; its logins may fail.
 
 After each the next run brings the new values, or the old ones; then no host may have another file than its processes have,
 a journal, or be out of traffic, and nobody's login may have failed.
@@ -189,11 +189,12 @@ def main() -> int:
     stepped = [
         Point(way, host, step, 0) for way in ("controller", "module") for host in HOSTS for step in STEPS
     ]
+    hosts = [Point("host", HOSTS[0], step, 0) for step in STEPS]
     if wanted == "all":
-        points += [*stepped, *(Point("host", HOSTS[0], step, 0) for step in STEPS)]
-    else:  # a controller after a task, a controller at a step, a module at a step, and so on in turn
-        ways = (points, stepped[: len(stepped) // 2], stepped[len(stepped) // 2 :])
-        points = [chance.choice(ways[number % 3]) for number in range(int(wanted))]
+        points += [*stepped, *hosts]
+    else:  # a controller after a task, a controller at a step, a module at a step, a host, and so on in turn
+        ways = (points, stepped[: len(stepped) // 2], stepped[len(stepped) // 2 :], hosts)
+        points = [chance.choice(ways[number % 4]) for number in range(int(wanted))]
     print(f"{len(points)} interruptions of {results} tasks and {len(STEPS)} steps, seed {seed}", flush=True)
     current, bad = 1, 0
     for point in points:

@@ -11,6 +11,8 @@ from typing import Any, Optional
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.vars import load_extra_vars
 
 from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
@@ -168,8 +170,9 @@ class ActionModule(OnController):
         run.say("", f"run {run.id}, reports go to {reports}/latest")
         return {"ansible_facts": run.facts()}
 
-    @staticmethod
-    def _check_provision(apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]) -> None:
+    def _check_provision(
+        self, apps: list[str], servers: list[str], hostvars: dict[str, dict[str, Any]]
+    ) -> None:
         """Refuse what the roles would refuse only after other hosts were touched."""
         missing = []
         for hosts, entry in ((servers, "main"), (apps, "client")):
@@ -177,6 +180,14 @@ class ActionModule(OnController):
             missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
         refuse(missing)
         refuse(wrong_values({host: hostvars[host] for host in servers}, options("postgres", "main")))
+        lasting = [host for host in servers if boolean(hostvars[host].get("postgres_restart", False))]
+        if lasting and "postgres_restart" not in load_extra_vars(self._loader):
+            refuse(
+                [
+                    f"{', '.join(lasting)}: postgres_restart is set in the inventory, where it would allow a restart"
+                    " in every run; give it to one: -e postgres_restart=true"
+                ]
+            )
         for server in servers:
             called = {server, str(hostvars[server].get("ansible_host"))}
             # By another name it is not known whose app it is; the rollout asks the server itself.

@@ -7,11 +7,12 @@ from typing import Any, Optional
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.rollout import end, over_budget, results
 from ..module_utils.runbook.report.words import plain
 from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
-from .preflight import slots_of
+from .preflight import number, slots_of
 
 
 class ActionModule(OnController):
@@ -19,16 +20,19 @@ class ActionModule(OnController):
 
     def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """``operation: decide`` fails with every reason against it; ``finish`` writes the record, and fails with
-        ``failed`` if that is given; ``say`` prints ``words``."""
+        ``failed`` if that is given; ``say`` prints ``words``, and notes the ``setting`` that is about to change."""
         run = Run.begun(variables)
         result: dict[str, Any] = {"ansible_facts": run.facts()}
         operation = self._task.args["operation"]
         if operation == "say":
-            run.say(variables["inventory_hostname"], self._task.args["words"])
+            host, setting = variables["inventory_hostname"], self._task.args.get("setting")
+            run.say(host, self._task.args["words"])
+            if setting and not self._task.check_mode:
+                run.note(f"settings/{file_name(host)}.{setting['name']}.json", {"host": host, **setting})
         elif operation == "decide":
             plans = run.notes("plan")
             problems = [f"{p['host']}: {words}" for p in plans.values() for words in p["problems"]]
-            problems += over_budget(plans, self._slots(variables))
+            problems += over_budget({**plans, **_not_planned(variables, plans)}, self._slots(variables))
             if problems:
                 result.update(failed=True, msg=f"refused, nothing was touched: {'; '.join(problems)}")
         else:
@@ -47,7 +51,7 @@ class ActionModule(OnController):
 
     def _record(self, run: Run, failed: Optional[str]) -> None:
         """One line for each rollout that touched a host, whoever of several failed hosts comes first."""
-        done = run.notes("apply")
+        done, settings = run.notes("apply"), list(run.notes("settings").values())
         hosts = results(run.notes("plan"), done)
         try:
             os.close(os.open(run.path / "recorded", os.O_CREAT | os.O_EXCL, 0o600))
@@ -55,6 +59,24 @@ class ActionModule(OnController):
             return
         for words in end(hosts, failed):
             run.display.display(plain(words))
-        if done:
+        if done or settings:
             told = {"why": failed or "", "result": "stopped" if failed else "done", "hosts": hosts}
+            told["settings"] = [
+                {key: row[key] for key in ("host", "name", "has", "wanted")} for row in settings
+            ]
             run.append("rollouts.jsonl", told)
+
+
+def _not_planned(variables: dict[str, Any], plans: dict[str, Any]) -> dict[str, Any]:
+    """What the hosts that this run was not given (--limit) may open, as their plans would say it."""
+    found = {}
+    for host in set(variables["groups"].get("app", [])) - {plan["host"] for plan in plans.values()}:
+        given = variables["hostvars"][host]
+        port = number(given, "postgres_port")
+        found[host] = {
+            "server": f"{given.get('postgres_host')}:{port}",
+            "connections": number(given, "app_workers") * number(given, "postgres_pool_max_connections"),
+            "slots": None,
+            "others": None,
+        }
+    return found

@@ -20,9 +20,10 @@ from ansible.utils.display import Display
 from ..module_utils.runbook.common import documents
 from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
+from ..module_utils.runbook.report.history import DAYS
 from ..module_utils.runbook.report.words import plain
 
-EARLIER = 100  # runs that are looked through for the same cause
+EARLIER = 100  # runs that are looked through for the same cause; and in any case those of the days that count
 
 FEW = 3  # up to so many hosts everything is shown as it happens; above, only what is not as it should be
 
@@ -123,10 +124,13 @@ class Run:
         return self.load(f"databases/{file_name(label)}.json")
 
     def earlier(self, host: str) -> list[dict[str, Any]]:
-        """The reports of a host in the newest `EARLIER` runs before this one; an unreadable one is left out."""
+        """The reports of a host in the newest `EARLIER` runs before this one, and in all of the days that are
+        counted; an unreadable one is left out."""
         runs = sorted(p.name for p in self.path.parent.iterdir() if p.is_dir() and not p.is_symlink())
+        before = [name for name in runs if name < self.id]
+        counted = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(self.started - DAYS * 86400))
         found = []
-        for name in [name for name in runs if name < self.id][-EARLIER:]:
+        for name in {*before[-EARLIER:], *(name for name in before if name >= counted)}:
             path = self.path.parent / name / "hosts" / f"{file_name(host)}.json"
             with contextlib.suppress(OSError, ValueError):
                 found.append(json.loads(path.read_text()))

@@ -52,9 +52,10 @@ def at_the_limit(facts: Facts) -> list[dict[str, Any]]:
     said = text(facts.new_error.get("message"))
     role, database = facts.app_role
     found = rows(mapping(facts.limits).get("by_role"))
-    if "for role" in said:
+    # Not PostgreSQL 16's "reserved for roles with …", which is said of the whole server.
+    if "connections for role" in said:
         found = [row for row in found if row.get("role") == role]
-    elif "for database" in said:
+    elif "connections for database" in said:
         found = [row for row in found if row.get("database") == database]
     return sorted(found, key=lambda row: -whole(row.get("count")))
 

@@ -206,6 +206,14 @@ def test_each_server_has_the_budget_of_its_own_apps(tmp_path: Path) -> None:
     assert "the pools may open 120 connections" in refused_at_once(run)
 
 
+def test_a_restart_is_allowed_to_one_run_and_not_to_every(tmp_path: Path) -> None:
+    assert "postgres_restart is set in the inventory" in refused_at_once(
+        provision(tmp_path, postgres_restart=True)
+    )
+    given = provision(tmp_path, "-e", "postgres_restart=true")
+    assert "PLAY [Reach every host]" in given.output
+
+
 def role(
     tmp_path: Path, name: str, entry: str = "main", collections: Path | None = None, **variables: Any
 ) -> Diagnosis:

@@ -41,6 +41,8 @@ LOG_LINES = [
     "deadlock detected while running ALTER ROLE odras_app PASSWORD 'CanaryOfAnAlter'",
     'canceling statement due to timeout: {"api_key": "CanaryOfAnApiKey", "page": 4}',
     f"could not translate host name: {quote(SETTINGS, safe='')} is no host",
+    "could not connect to server: host=db.example user=odras password=CanaryOfWords dbname=odras",
+    "redis.exceptions.ConnectionError: sent Authorization: Basic CanaryOfABasic0123456789== and lost it",
     # A sample is 300 characters; these secrets begin before its end and end after it.
     f"{PADDING:<285}{SETTINGS}",
     f"{'the database system is starting up':<265}postgresql://u:CanaryOfTheCutDataSourceName@db/odras",
@@ -203,7 +205,7 @@ def test_the_run_read_what_holds_the_secrets(seen: Seen) -> None:
     assert len(queries) == len(STATEMENTS)
     assert all(query and query.startswith("SELECT ") for query in queries)
     assert report["masked"] >= len(LOG_LINES) + len(STATEMENTS)
-    assert len(canaries()) == 19, canaries()
+    assert len(canaries()) == 21, canaries()
 
 
 def test_no_secret_in_the_output(seen: Seen) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runbook.act import configuration
 from runbook.act.configuration import idle_problems, parse, pool_differences, render
-from runbook.act.service import Refused
+from runbook.act.service import Failed, Refused
 from runbook.pool.settings import read_environment_file
 from runbook.report.rollout import end, over_budget, planned, results, seconds_left
 
@@ -159,3 +160,50 @@ def test_the_end_says_what_became_of_every_host() -> None:
     assert "b   is NOT HEALTHY and out of traffic: and worse" in lines
     assert "c   untouched" in lines
     assert "d   had them already" in lines
+
+
+POOL: dict[str, Any] = {
+    **STATUS,
+    "pid": 7,
+    "count": {"used": 1, "idle": 2},
+    "monitor": {"alive": True},
+    "config": {**STATUS["config"], "min_connections": 3, "connection_lifetime": 1800},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "ready", "login", "words"),
+    [
+        ({}, "", {"ok": True}, ""),
+        (
+            {"config": {**POOL["config"], "max_connections": 19}},
+            "",
+            {"ok": True},
+            "POSTGRES_POOL_MAX_CONNECTIONS 19",
+        ),
+        ({"count": {"used": 1, "idle": 1}}, "", {"ok": True}, "has 1 of at least 3"),
+        ({"monitor": {"alive": False}}, "", {"ok": True}, "the pool of pid 7"),
+        ({}, "no schema", {"ok": True}, "no schema"),
+        ({}, "", {"ok": False, "by_status": {"500": 3}, "detail": "Oops"}, "the login fails: Oops"),
+        (None, "", {"ok": True}, "0 of 1 processes tell their pool"),
+    ],
+    ids=["well", "another value", "a thin pool", "a dead monitor", "not ready", "no login", "no socket"],
+)
+def test_the_gate(
+    monkeypatch: pytest.MonkeyPatch, changed: Any, ready: str, login: dict[str, Any], words: str
+) -> None:
+    """What has to hold before a host goes back into traffic; the process itself is asked by other tests."""
+    pools = [] if changed is None else [{"pid": 7, "status": {**POOL, **changed}, "error": None}]
+    seen = configuration.Seen({}, 7, VALUES, pools, None, {})
+    monkeypatch.setattr(configuration, "_look", lambda _: seen)
+    monkeypatch.setattr(configuration, "_ready", lambda _: ready)
+    monkeypatch.setattr(configuration, "prove", lambda _: login)
+    request = {
+        **{"ready_url": "", "ready_timeout": 0, "status_sockets": True, "secrets": {}, "newer": []},
+        **{"variables": VALUES, "log": "/nowhere"},
+    }
+    if words:
+        with pytest.raises(Failed, match=words):
+            configuration._gate(request, VALUES, 7)
+    else:
+        configuration._gate(request, VALUES, 7)

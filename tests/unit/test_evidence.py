@@ -18,6 +18,7 @@ from runbook.common.documents import validate
 from runbook.verdict.causes import IDS
 from runbook.verdict.judge import judge
 from tests.lab.faults import FAULTS
+from tests.lab.faults.table import PAIRS
 
 ROOT = Path(__file__).parents[2]
 RECORDED = sorted((ROOT / "tests/evidence").glob("*.json"))
@@ -30,8 +31,7 @@ def load(file: Path) -> Any:
 
 
 def test_what_is_recorded_is_named_by_causes() -> None:
-    assert {file.stem for file in RECORDED} <= set(IDS)
-    assert len(RECORDED) > 15
+    assert {file.stem for file in RECORDED} == set(IDS)
 
 
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
@@ -41,6 +41,21 @@ def test_it_comes_to_its_cause_and_to_the_right_action(file: Path) -> None:
     assert (verdict.cause, verdict.confidence) == (file.stem, "decided")
     assert verdict.action == FAULTS[file.stem].restart
     assert verdict.next or verdict.cause == "healthy"
+
+
+def test_of_a_pair_the_first_has_the_higher_rank() -> None:
+    assert len(PAIRS) >= 15
+    for first, second in PAIRS:
+        assert IDS.index(FAULTS[first].cause) < IDS.index(FAULTS[second].cause), (first, second)
+
+
+def test_who_has_the_slots_is_told_of_the_whole_server() -> None:
+    """PostgreSQL 16 says "remaining connection slots are reserved for roles with …", and means no role's limit."""
+    (file,) = (file for file in RECORDED if file.stem == "connection_slots_full")
+    incident = load(file)
+    told = judge(incident["host"], incident["database"]).next
+    assert "nightly-report" in told[1], told
+    assert not any("pg_terminate_backend" in words and "odras_app" in words for words in told)
 
 
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)

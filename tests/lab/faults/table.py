@@ -100,6 +100,5 @@ PAIRS: list[tuple[str, str]] = [
     ("black_hole", "stale_configuration"),
     ("slot_leak", "stale_configuration"),
     ("sessions_terminated", "stale_configuration"),
-    ("login_broken", "sessions_terminated"),
 ]
 MADE_LAST = ("stale_configuration",)
