@@ -349,6 +349,9 @@ class Harness:
                     return
                 worker = worker or Worker(case.app)
                 answer = worker.run(case)
+                if "row" not in answer and not answer.get("gone"):
+                    print(f"again     {case}: {answer['error']}", flush=True)
+                    answer = worker.run(case)
                 self._keep(case, answer)
                 if answer.get("gone"):
                     worker.end()

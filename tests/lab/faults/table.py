@@ -89,7 +89,6 @@ PAIRS: list[tuple[str, str]] = [
     ("postgres_not_answering", "sessions_terminated"),
     ("role_limit", "sessions_terminated"),
     ("role_limit", "slot_leak"),
-    ("authentication_failed", "slot_leak"),
     ("password_changed", "stale_configuration"),
     ("app_resources", "sessions_terminated"),
     ("wrong_node", "stale_configuration"),
