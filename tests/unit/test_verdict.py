@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -12,6 +12,7 @@ from runbook.verdict.causes import CAUSES, IDS
 from runbook.verdict.conditions.pool import pool_is_exhausted
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
+from tests.unit import incidents
 from tests.unit.incidents import (
     APP_PID,
     DATABASE_VIEWS,
@@ -632,3 +633,49 @@ def test_a_number_without_a_time_is_believed_wrong_only_where_it_is_the_rest_to_
     assert judge(*incident).cause == "metric_artefact"
     line.update(active=19)
     assert judge(*incident).cause == "healthy"
+
+
+# -- the next step -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"source": "user"}, "ALTER ROLE odras_app RESET idle_session_timeout"),
+        ({"source": "database"}, "ALTER DATABASE odras RESET idle_session_timeout"),
+        ({"source": "database user"}, "ALTER ROLE odras_app IN DATABASE odras RESET idle_session_timeout"),
+        ({"source": "global"}, "ALTER ROLE ALL RESET idle_session_timeout"),
+        (
+            {"source": "configuration file", "file": "/data/postgresql.auto.conf", "line": 3},
+            "ALTER SYSTEM RESET idle_session_timeout",
+        ),
+        (
+            {"source": "configuration file", "file": "/etc/postgresql/17/main/postgresql.conf", "line": 711},
+            "set in /etc/postgresql/17/main/postgresql.conf:711",
+        ),
+    ],
+    ids=lambda value: value["source"] if isinstance(value, dict) else "",
+)
+def test_the_setting_and_where_it_was_set(place: dict[str, Any], words: str) -> None:
+    incident = incidents.idle_session_timeout().copy()
+    row = {"name": "idle_session_timeout", "setting": "900000", "unit": "ms", **place}
+    incident.data("server")["settings"] = [row]
+    verdict = judge(*incident)
+    assert verdict.cause == "idle_session_timeout"
+    assert "idle_session_timeout is 900000 ms" in verdict.next[0]
+    assert words in verdict.next[0]
+
+
+def test_no_restart_for_a_stranger_who_has_the_slots() -> None:
+    """The app's own role has leaked two; PostgreSQL 16 names roles with a right, which is nobody's limit."""
+    incident = incidents.connection_slots_full().copy()
+    said = 'remaining connection slots are reserved for roles with privileges of the "pg_use_reserved_connections" role'
+    incident.data("new_connection")["error"]["message"] = said
+    stranger = {"role": "reports", "database": "odras", "application_name": "r", "client_address": None}
+    own = {"role": "odras_app", "database": "odras", "application_name": "a", "client_address": None}
+    seen = backends(healthy(), incidents.session(1, 40003), incidents.session(2, 40004)).database["views"]
+    incident.database["views"].update({name: seen[name] for name in ("server", "activity", "limits")})
+    incident.data("limits")["by_role"] = [{**own, "count": 2}, {**stranger, "count": 90}]
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("connection_slots_full", "none")
+    assert "who has them: 90 by reports" in verdict.next[0]
