@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from runbook.common.clock import rfc3339
 from runbook.common.documents import validate
-from runbook.evidence.collect import _LOG as DEADLINE
 from runbook.evidence.log import (
     BLOCK_BYTES,
     PATTERNS,
@@ -305,15 +304,20 @@ def test_of_a_log_without_times_only_the_last_part_counts(tmp_path: Path) -> Non
     assert data["whole_window"] is False
 
 
-def test_a_full_window_of_ordinary_lines_is_read_within_the_deadline(tmp_path: Path) -> None:
-    """8 MiB is an hour of a busy app. Half the deadline, for the target is no faster than this machine."""
+def test_a_full_window_of_ordinary_lines_takes_little_more_than_reading_their_times(tmp_path: Path) -> None:
+    """8 MiB, an hour of a busy app, against `strptime` on each line in the same run: it is 3.3 times as much, and
+    may be 6; then it ends within the deadline on what is three times as slow as most machines."""
     log = tmp_path / "app.log"
     line = dated(60, 'INFO uvicorn.access 127.0.0.1:39262 - "GET /api/projects/42?page=3 HTTP/1.1" 200 OK')
-    log.write_text(line * (WINDOW_BYTES // len(line)))
+    lines = [line] * (WINDOW_BYTES // len(line))
+    log.write_text("".join(lines))
     follower = Follower(str(log), None, 3600.0)
     began = time.process_time()
     follower.data()
-    assert time.process_time() - began < DEADLINE / 2
+    taken, began = time.process_time() - began, time.process_time()
+    for each in lines:
+        time.strptime(each[:19].replace("T", " "), "%Y-%m-%d %H:%M:%S")
+    assert taken < 6 * (time.process_time() - began)
 
 
 PROGRAM = """
