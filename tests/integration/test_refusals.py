@@ -291,7 +291,8 @@ def test_one_host_of_a_provisioning_unreachable(tmp_path: Path, unreachable: Var
     assert re.search(r"web-2.*?UNREACHABLE.*?Connection refused", words)
     assert re.search(r"^web-2 .*unreachable=1", run.output, re.MULTILINE)
     for host in ("web-1", "db-1"):
-        assert re.search(rf"^{host} .*ok=1 +changed=0 ", run.output, re.MULTILINE)
+        assert re.search(rf"^{host} .*ok=[0-9]+ +changed=0 ", run.output, re.MULTILINE)
+    assert "TASK [Look for the lists of packages]" not in run.output
     assert "PLAY [Provision PostgreSQL]" not in run.output, "hosts were touched all the same"
 
 
