@@ -8,8 +8,8 @@
     scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
     scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
 
-A run of everything, made whole, writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it. Ends non-zero when a
-verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
+A run of everything, made whole, writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz
+beside it. Ends non-zero when a verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
 in a network, process and IPC namespace of its own, where packets may be dropped and nothing is left behind.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import re
 from pathlib import Path
 from typing import Any, Optional
@@ -91,6 +92,7 @@ def unknown_variables(names: set[str], known: set[str]) -> list[str]:
     return lines
 
 
+@functools.cache
 def defaults(role: str) -> dict[str, Any]:
     """The defaults of a role of this collection, as they are written."""
     loaded: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
@@ -106,6 +108,11 @@ def number(variables: dict[str, Any], name: str) -> int:
         raise AnsibleActionFail(f"{name} is {given!r}: a whole number is wanted") from None
 
 
+def connections_of(app: dict[str, Any]) -> int:
+    """Connections that the pools of a host with these variables may open."""
+    return number(app, "app_workers") * number(app, "postgres_pool_max_connections")
+
+
 def slots_of(server: dict[str, Any]) -> int:
     """Connection slots that a server with these variables gives to the pools."""
     reserved = ("postgres_superuser_reserved_connections", "postgres_reserved_connections")
@@ -117,10 +124,7 @@ def connection_budget(apps: dict[str, dict[str, Any]], server: dict[str, Any]) -
 
     ``apps``: host → its variables. ``server``: the variables of the database's host.
     """
-    parts = {
-        host: number(v, "app_workers") * number(v, "postgres_pool_max_connections")
-        for host, v in apps.items()
-    }
+    parts = {host: connections_of(app) for host, app in apps.items()}
     slots, wanted = number(server, "postgres_max_connections"), sum(parts.values())
     if wanted <= slots_of(server):
         return None

@@ -12,7 +12,7 @@ from ..module_utils.runbook.report.rollout import end, over_budget, results
 from ..module_utils.runbook.report.words import plain
 from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
-from .preflight import number, slots_of
+from .preflight import connections_of, number, slots_of
 
 
 class ActionModule(OnController):
@@ -72,10 +72,9 @@ def _not_planned(variables: dict[str, Any], plans: dict[str, Any]) -> dict[str, 
     found = {}
     for host in set(variables["groups"].get("app", [])) - {plan["host"] for plan in plans.values()}:
         given = variables["hostvars"][host]
-        port = number(given, "postgres_port")
         found[host] = {
-            "server": f"{given.get('postgres_host')}:{port}",
-            "connections": number(given, "app_workers") * number(given, "postgres_pool_max_connections"),
+            "server": f"{given.get('postgres_host')}:{number(given, 'postgres_port')}",
+            "connections": connections_of(given),
             "slots": None,
             "others": None,
         }
