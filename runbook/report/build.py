@@ -37,16 +37,16 @@ def outcome(
     before: Optional[dict[str, Any]],
     after: Optional[dict[str, Any]],
     cause: str,
-    new_ok: Optional[bool] = None,
+    ends_badly: bool = False,
 ) -> str:
     """What the user's path says: healthy, restored, not_restored or unknown.
 
-    Never green on a missing view (an open cause), nor on connections of yesterday: an app whose next
-    connection fails (``new_ok`` false) is not well although a login still works.
+    Never green on a missing view (an open cause), nor where the next login may fail although the last one
+    worked (``ends_badly``): a new connection fails, or one is kept that fails whoever gets it.
     """
     if before is None or after is None:
         return "unknown"
-    if not after["ok"] or new_ok is False:
+    if not after["ok"] or ends_badly:
         return "not_restored"
     if not before["ok"]:
         return "restored"
@@ -71,13 +71,14 @@ def build(
     facts = Facts(host, database)
     before = login_of(facts, 0)
     after = proof if proof is not None else login_of(facts, -1)
+    ends_badly = facts.new_ok is False or (proof is None and facts.login_fails is True)
     return {
         "schema": "runbook/report/1",
         "run_id": host["run_id"],
         "host": host["host"],
         "started": host["collected_at"],
         "seconds": round(seconds, 3),
-        "outcome": outcome(before, after, verdict.cause, facts.new_ok),
+        "outcome": outcome(before, after, verdict.cause, ends_badly),
         "login_before": before,
         "login_after": after,
         "cause": verdict.cause,

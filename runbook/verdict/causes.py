@@ -96,6 +96,14 @@ def say_with(condition: Condition, step: str) -> Callable[[Facts], list[str]]:
     return lambda facts: [f"{step}: {condition(facts).text}"]
 
 
+def _next_node(facts: Facts) -> list[str]:
+    if if_a_primary_is_reached(facts):
+        return [
+            "so that the app leaves a standby by itself: target_session_attrs=read-write, and a pool lifetime"
+        ]
+    return [f"point the app at the primary (target_session_attrs=read-write), or promote {facts.target}"]
+
+
 def _next_lock(facts: Facts) -> list[str]:
     root = database.root_of_lock(facts)
     if not root:
@@ -304,7 +312,7 @@ CAUSES: tuple[Cause, ...] = (
         "the app writes to a standby",
         (connection.server_in_recovery, connection.app_writes_and_fails),
         Restart(if_a_primary_is_reached, "it helps only if a fresh connection reaches the primary"),
-        say("point the app at the primary (target_session_attrs=read-write), or promote {target}"),
+        _next_node,
     ),
     Cause(
         "postgres_read_only",

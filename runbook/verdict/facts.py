@@ -129,8 +129,21 @@ class Facts:
 
     @property
     def login_fails(self) -> Optional[bool]:
-        """Does it still fail, after as many probes as there were connections to trip over?"""
-        return not self.rounds[-1]["ok"] if self.rounds else None
+        """Does it still fail, after as many probes as there were connections to trip over?
+
+        A connection to a standby is not replaced when a write trips over it: it fails whoever gets it next.
+        """
+        return not self.rounds[-1]["ok"] or bool(self.kept_to_standby) if self.rounds else None
+
+    @property
+    def kept_to_standby(self) -> int:
+        """The app's connections to a standby after the probe, if a login was refused a write; the name leads
+        to another server by now."""
+        peer, server = self.node
+        if peer == self.target or server.get("in_recovery") is not True or not self.login_failed:
+            return 0
+        kept = [row for row in self.sample("after_login") or [] if row.get("peer") == peer]
+        return sum(row.get("state") == "ESTAB" for row in kept) if self.logged_now("read_only") else 0
 
     @property
     def login_statuses(self) -> dict[str, int]:

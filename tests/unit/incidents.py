@@ -558,6 +558,15 @@ def wrong_node() -> Incident:
     return incident
 
 
+def name_moved() -> Incident:
+    """The name leads to the primary by now; one connection to the standby is left, which the last round missed."""
+    incident = heals(healthy(), during={"read_only": 3, "login_error": 3})
+    standby = {**connection()["server"], "in_recovery": True, "read_only": True}
+    old = "10.0.4.8:5432"
+    incident.data("new_connection")["live"] = {"peer": old, "server": standby, "error": None}
+    return hold(incident, sock(11, peer=old), sock(12, peer=old), later=(sock(11, peer=old), sock(13)))
+
+
 def postgres_read_only() -> Incident:
     incident = fails(healthy(), during={"read_only": 8, "login_error": 8})
     for place in (incident.data("server"), incident.data("new_connection")["server"]):
@@ -747,6 +756,7 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "app_masked": (app_masked, Expected("app_down", False)),
     "app_resources": (app_resources, Expected("app_resources", True, action="restart")),
     "wrong_node": (wrong_node, Expected("wrong_node", False)),
+    "name_moved": (name_moved, Expected("wrong_node", True, action="restart")),
     "postgres_read_only": (postgres_read_only, Expected("postgres_read_only", False)),
     "lock_contention": (lock_contention, Expected("lock_contention", False)),
     "nested_checkout": (

@@ -160,6 +160,11 @@ def test_the_outcome_is_what_the_users_path_says(
     assert outcome(first, last, cause) == wanted
 
 
+def test_a_login_that_works_beside_a_connection_that_will_fail_is_not_restored() -> None:
+    assert report_of(incidents.name_moved())["outcome"] == "not_restored"
+    assert report_of(incidents.name_moved(), proof=True)["outcome"] == "restored"
+
+
 @pytest.mark.parametrize(
     ("case", "action", "proof", "words"),
     [

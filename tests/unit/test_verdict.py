@@ -466,6 +466,12 @@ def test_refused_writes_of_an_hour_ago_do_not_make_a_writable_server_read_only()
     assert judge(*incident).cause == "login_broken"
 
 
+def test_logins_that_healed_beside_connections_to_a_standby_need_no_restart() -> None:
+    incident = incidents.name_moved()
+    incident.data("log").update(during_login={"login_error": 3})  # it only reads there
+    assert judge(*incident).action == "none"
+
+
 def test_two_sessions_behind_different_roots_are_no_contention() -> None:
     """The login works, and two row locks are waited for an instant each."""
     incident = healthy()

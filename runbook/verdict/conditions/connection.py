@@ -140,6 +140,10 @@ def server_in_recovery(facts: Facts) -> Answer:
     words = f"{place} is {'a standby' if value else 'a primary'}"
     if value and place != facts.target and facts.new_server.get("in_recovery") is False:
         words += f", and a new connection to {facts.target} reaches a primary"
+        if facts.kept_to_standby and facts.rounds[-1]["ok"]:
+            words += (
+                f"; the app keeps {count(facts.kept_to_standby, 'connection')} to the standby after the probe"
+            )
     return decided(value, "new_connection", words)
 
 
