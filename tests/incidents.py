@@ -1,15 +1,15 @@
 """Every fault in every app, made by one process and diagnosed by another: the matrix fault x cause.
 
-    scripts/incidents                       three rounds of everything, in an order that the seed decides
+    scripts/incidents                       three rounds of all single faults, in an order that the seed decides
     scripts/incidents --only black_hole     one fault; --app guide: in one app
-    scripts/incidents --pairs               two faults at once, after the single ones
+    scripts/incidents --pairs               and, in the first round, two faults at once
     scripts/incidents --sample 600          one round: the reference app whole, of the others and of the pairs as
                                             many as fit into so many seconds, other ones with another seed
     scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
     scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
 
-A run of everything, made whole, writes bench/results/incidents.json, and the evidence to incidents.jsonl.xz
-beside it. Ends non-zero when a verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
+What came of it is added to bench/results/incidents.json, and the evidence to incidents.jsonl.xz beside it; of
+each fault in each app the newest three rounds stay. A sample adds nothing. Ends non-zero when a verdict is wrong, a restart was wrong or missed, or too few are decided. Needs root: each app gets a lab
 in a network, process and IPC namespace of its own, where packets may be dropped and nothing is left behind.
 """
 
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ OPEN = ROOT / "reports/incidents"  # the evidence of what is wrong or not decide
 # What knows us has to be decided always; of the foreign apps this share, and the rest never wrong.
 OWN_APPS = ("reference",)
 FOREIGN_SHARE = 0.8
+ROUNDS = 3  # of every single fault in every app; of a pair one will do
 # What faults are made with, and the Debian package of each.
 PROGRAMS = {"unshare": "util-linux", "ip": "iproute2", "nft": "nftables", "pgbouncer": "pgbouncer"}
 BATCH = 15  # incidents in a row in one lab: its start (5 to 10 s) is little beside them
@@ -78,16 +80,16 @@ class Case(NamedTuple):
 
 
 def cases(only: list[str], apps: list[str], rounds: int, pairs: bool) -> list[Case]:
-    """All there are, round by round. Raises LabError for names that are not known."""
+    """All there are, round by round; the pairs in the first. Raises LabError for names that are not known."""
     for given, known, what in ((only, FAULTS, "fault"), (apps, PACKAGES, "app")):
         for name in given:
             if name not in known:
                 raise LabError(f"no {what} {name!r}; there are: {', '.join(known)}")
-    wanted = [(name,) for name in FAULTS] + (PAIRS if pairs else [])
+    single: list[tuple[str, ...]] = [(name,) for name in FAULTS]
     return [
         Case(turn, faults, app)
         for turn in range(1, rounds + 1)
-        for faults in wanted
+        for faults in single + (PAIRS if pairs and turn == 1 else [])
         for app in PACKAGES
         if (not only or set(only) & set(faults))
         and (not apps or app in apps)
@@ -190,7 +192,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
         "seconds": seconds,
         "seconds_to_break": round(broken - began, 2),
         "unread": [one["text"] for one in report["unread"]] if report["confidence"] != "decided" else [],
-        "evidence_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "evidence_sha256": hashed(text),
         "processes_before": before,
         "processes_after": after,
     }
@@ -209,9 +211,10 @@ def neutral(text: str, lab: Lab) -> str:
 
 
 def _restarted(before: list[list[int]], after: list[list[int]]) -> str:
-    if before == after:
-        return "none"
-    return "restart" if before else "start"
+    """A service was restarted when none of its processes is the same; a master may replace a worker by itself."""
+    if not before:
+        return "start" if after else "none"
+    return "none" if any(one in after for one in before) else "restart"
 
 
 def work(app: str, home: Path) -> int:
@@ -436,13 +439,34 @@ def _rank(row: Row) -> int:
     return list(FAULTS).index(row["fault"].partition("+")[0])
 
 
+def hashed(text: str) -> str:
+    """The name of an evidence in the rows: its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def kept() -> tuple[list[Row], dict[str, str]]:
+    """(rows, the text of the evidence by its hash) of earlier runs; nothing where there was none."""
+    if not RESULTS.exists():
+        return [], {}
+    with lzma.open(EVIDENCE, "rt", encoding="utf-8") as file:
+        texts = [line.rstrip("\n") for line in file]
+    return json.loads(RESULTS.read_text()), {
+        hashlib.sha256(text.encode()).hexdigest(): text for text in texts
+    }
+
+
 def keep(harness: Harness) -> None:
-    """Write the rows and the evidence of this run in the place of the last one's."""
+    """Add this run to what is kept; of each fault in each app the newest rounds stay."""
+    rows, texts = kept()
+    cells: dict[tuple[str, str], list[Row]] = {}
+    for row in [*rows, *harness.rows]:
+        cells.setdefault((row["fault"], row["app"]), []).append(row)
+    rows = [row for _, newest in sorted(cells.items()) for row in newest[-ROUNDS:]]
+    texts |= harness.evidence
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    rows = sorted(harness.rows, key=lambda row: (row["round"], row["fault"], row["app"]))
-    RESULTS.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     with lzma.open(EVIDENCE, "wt", encoding="utf-8") as file:
-        file.writelines(text + "\n" for text in harness.evidence.values())
+        file.writelines(texts[row["evidence_sha256"]] + "\n" for row in rows)
 
 
 def record(harness: Harness) -> None:
@@ -456,26 +480,46 @@ def record(harness: Harness) -> None:
 
 
 def check() -> int:
-    """Judge the kept evidence again: every row must come to what it came to."""
-    rows: list[Row] = json.loads(RESULTS.read_text())
-    with lzma.open(EVIDENCE, "rt", encoding="utf-8") as file:
-        kept = {hashlib.sha256(line.rstrip("\n").encode()).hexdigest(): line for line in file}
-    differ = []
-    for row in rows:
-        name = f"{row['fault']} in {row['app']}, round {row['round']}"
-        if row["evidence_sha256"] not in kept:
-            differ.append(f"{name}: its evidence is not kept")
-            continue
-        document = json.loads(kept[row["evidence_sha256"]])
-        verdict = judge(document["host"], document["database"])
-        if (verdict.cause, verdict.confidence) != (row["cause"], row["confidence"]):
-            differ.append(
-                f"{name}: {row['cause']} ({row['confidence']}) then,"
-                f" {verdict.cause} ({verdict.confidence}) now"
-            )
+    """Judge the kept evidence again: every row must come to what it came to, and none may be missing."""
+    rows, texts = kept()
+    wrong = [
+        *(words for row in rows for words in differs(row, texts.get(row["evidence_sha256"]))),
+        *lacks(rows),
+    ]
     words, well = summary(rows)
-    print("\n".join([words, *differ, f"{len(rows)} judged again, {len(differ)} differ"]))
-    return 1 if differ or not well else 0
+    print("\n".join([words, *wrong, f"{len(rows)} judged again: {len(wrong)} differ or are missing"]))
+    return 1 if wrong or not well else 0
+
+
+def differs(row: Row, text: str | None) -> list[str]:
+    """What a row says that its evidence and its processes do not."""
+    name = f"{row['fault']} in {row['app']}, seed {row['seed']}, round {row['round']}"
+    if text is None:
+        return [f"{name}: its evidence is not kept"]
+    document = json.loads(text)
+    verdict = judge(document["host"], document["database"])
+    then, now = (row["cause"], row["confidence"]), (verdict.cause, verdict.confidence)
+    found = [f"{name}: {' '.join(then)} then, {' '.join(now)} now"] if then != now else []
+    done = _restarted(row["processes_before"], row["processes_after"])
+    if done != row["restarted"]:
+        found.append(f"{name}: {row['restarted']} it says, {done} by its processes")
+    if (done != "none") != (verdict.action in ("start", "restart")):
+        found.append(f"{name}: done was {done}, and the verdict wants {verdict.action}")
+    return found
+
+
+def lacks(rows: list[Row]) -> list[str]:
+    """Which cases are kept less often than they should be."""
+    made = Counter((row["fault"], row["app"]) for row in rows)
+    wanted = {
+        ("+".join(case.faults), case.app): ROUNDS if len(case.faults) == 1 else 1
+        for case in cases([], [], 1, pairs=True)
+    }
+    return [
+        f"{fault} in {app}: {made[fault, app]} of {times} rounds"
+        for (fault, app), times in wanted.items()
+        if made[fault, app] < times
+    ]
 
 
 def always(case: Case) -> bool:
@@ -498,7 +542,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", action="append", default=[], metavar="FAULT")
     parser.add_argument("--app", action="append", default=[], help=", ".join(PACKAGES))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
     parser.add_argument("--jobs", type=int, default=4, help="labs at a time (4)")
     parser.add_argument("--pairs", action="store_true")
@@ -539,7 +583,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not run, {len(harness.not_run)}: {', '.join(sorted(map(str, harness.not_run)))}")
     for error in harness.errors:
         print(f"not made: {error}")
-    if not (given.only or given.app or given.sample or harness.not_run or harness.errors):
+    if not given.sample:
         keep(harness)
     if given.record:
         record(harness)

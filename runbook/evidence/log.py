@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +21,9 @@ from . import proc
 
 WINDOW_BYTES = 8 << 20
 BLOCK_BYTES = 1 << 20  # of a log without times no more counts than one
-_JOURNAL_LINES = 20000
+_JOURNAL_SECONDS = 3.0
+# An entry of several lines has them indented below its first.
+_JOURNAL_ENTRY = re.compile(r"(?m)^(?=\d+\.\d+ )")
 
 # What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
 # SQLAlchemy, uvicorn, asyncio and of the guide's own code. They are searched in a line in lower case, which
@@ -183,16 +186,25 @@ class Follower:
         }
 
     def _journal(self, since: float) -> tuple[str, bool, str, int]:
+        """(the journal since a time, whether that is all of it, what came after the mark, bytes that were read)."""
         command = ["journalctl", f"--unit={self.unit}", "--output=short-unix", "--no-pager", "--quiet"]
-        command += [f"--lines={_JOURNAL_LINES}", f"--since=@{since:.0f}"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=5, check=False
-        )
-        if done.returncode:
-            raise OSError(f"journalctl: {done.stderr.strip()[:200] or f'exit status {done.returncode}'}")
-        lines = done.stdout.splitlines(keepends=True)
-        appended = [line for line in lines if (line_time(line) or 0) >= self.began]
-        return done.stdout, len(lines) < _JOURNAL_LINES, "".join(appended), len(done.stdout)
+        command += [f"--since=@{since:.0f}", "--reverse"]  # the newest first: what is too much is the oldest
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            assert running.stdout
+            assert running.stderr
+            late = threading.Timer(_JOURNAL_SECONDS, running.kill)
+            late.start()
+            raw, more = running.stdout.read(WINDOW_BYTES), running.stdout.read(1)
+            late.cancel()
+            if more:
+                running.kill()
+            elif running.wait():
+                said = running.stderr.read(200).decode("utf-8", "replace").strip()
+                raise OSError(f"journalctl: {said or f'no end within {_JOURNAL_SECONDS:.0f} s'}")
+        entries = _JOURNAL_ENTRY.split(raw.decode("utf-8", "replace"))
+        lines = [entry for entry in entries[: len(entries) - bool(more)][::-1] if entry]
+        appended = [entry for entry in lines if (line_time(entry) or 0) >= self.began]
+        return "".join(lines), not more, "".join(appended), len(raw)
 
 
 def read_back(path: Path, size: int, since: float, mark: int) -> tuple[bytes, bool]:

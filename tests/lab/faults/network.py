@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from tests.lab.faults.table import LabError, fault, wait_until
 if TYPE_CHECKING:
     from tests.lab.lab import Lab
 
+CGROUPS = Path("/sys/fs/cgroup")
 HOSTS = Path("/etc/hosts")
 NAME = "db-1.internal"
 FROZEN_SECONDS = 8
@@ -151,13 +154,36 @@ def host_suspended(lab: Lab) -> str:
     lab.configure(POSTGRES_POOL_MONITOR_INTERVAL=300)  # it would find them before anybody looks
     proxy = through_a_proxy(lab)
     pids = lab.app_pids()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    time.sleep(FROZEN_SECONDS)  # time is what this fault is made of
-    proxy.send_signal(signal.SIGINT)
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
-    return f"all {len(pids)} processes of the application were stopped for {FROZEN_SECONDS} s"
+    with frozen(pids):
+        time.sleep(FROZEN_SECONDS)  # time is what this fault is made of
+        proxy.send_signal(signal.SIGINT)
+    return f"all {len(pids)} processes of the application were frozen for {FROZEN_SECONDS} s"
+
+
+@contextmanager
+def frozen(pids: list[int]) -> Iterator[None]:
+    """Processes in a control group of their own, frozen; then they are what and where they were."""
+    first = (CGROUPS / "freezer").is_dir()  # version 1 of control groups; else version 2
+    tree = CGROUPS / "freezer" if first else CGROUPS
+    name, on, off = ("freezer.state", "FROZEN", "THAWED") if first else ("cgroup.freeze", "1", "0")
+    lines = Path(f"/proc/{pids[0]}/cgroup").read_text().splitlines()
+    controller = "freezer" if first else ""
+    home = next(path for _, kind, path in (line.split(":", 2) for line in lines) if kind == controller)
+    group = tree / f"frozen-{pids[0]}-{time.time_ns()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise LabError(f"this needs root, and the freezer of control groups: {error}") from error
+    try:
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
+        (group / name).write_text(on)
+        yield
+    finally:
+        (group / name).write_text(off)
+        for member in (group / "cgroup.procs").read_text().split():
+            (tree / home.lstrip("/") / "cgroup.procs").write_text(member)
+        group.rmdir()
 
 
 # -- another node ------------------------------------------------------------------------------------------
