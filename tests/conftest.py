@@ -1,8 +1,9 @@
-"""Fixtures that several test rooms share: real PostgreSQL servers with the database `odras`. And one rule."""
+"""Fixtures that several test rooms share: real PostgreSQL servers with the database `odras`. And two rules."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from tests.lab.database import prepare
 from tests.lab.postgres import Postgres
 
 LEFT_OUT = 9  # exit status; pytest's own end with 5
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would everything that a test starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
