@@ -99,9 +99,7 @@ def done(report: dict[str, Any]) -> list[str]:
         elif action["action"] == "observe" and action["result"] == "done":
             lines.append(f"observed for {duration(action['seconds'])}: {action['why']}")
         elif action["result"] == "done":
-            lines.append(
-                f"{verb} once: pid {pids} -> {fresh}, {action['why']}, {duration(action['seconds'])}"
-            )
+            lines.append(f"{verb} once: pid {pids} -> {fresh}, {action['why']}")
         elif action["result"] == "failed":
             lines.append(f"{action['action']} FAILED: {action['why']}")
         elif action["result"] == "refused":
