@@ -16,7 +16,8 @@ class ActionModule(OnController):
     def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """``stanza`` is what was printed, ``by_hand`` the number of lines in it that are left to a person."""
         groups, found, missing = variables["groups"], {}, []
-        for host in sorted(set(groups["all"]) - set(groups.get("postgres", []))):
+        here = set(groups["all"]) & set(variables["ansible_play_hosts_all"])  # what --limit leaves
+        for host in sorted(here - set(groups.get("postgres", []))):
             told = variables["hostvars"][host].get("__discover_found") or {}
             if isinstance(told.get("services"), list):
                 found[host] = told["services"]

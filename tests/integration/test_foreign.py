@@ -270,12 +270,36 @@ def test_from_nothing_to_a_verdict(broken: Lab, tmp_path: Path) -> None:
     assert broken.login() == 200
 
 
+@pytest.mark.parametrize(("app", "fault"), [("psycopg2", "connection_leak"), ("psycopg", "app_down")])
+def test_a_script_with_a_plain_pool(app: str, fault: str, tmp_path: Path) -> None:
+    """What discover.yml prints is what the page shows, and enough to tell a leak from all else."""
+    with Lab(tmp_path / "lab", app) as lab:
+        (host,) = stanza_of(discover(lab, "-e", f"discover_port={lab.app_port}").stdout).values()
+        assert set(host) == set(example("A script with a pid file")["app"]["web-1"])
+        host["diagnose_restart_command"] = [str(lab.app / "odras.sh"), "restart"]
+        del host["diagnose_user"]  # on this machine
+        where = tmp_path / "inventory.yml"
+        where.write_text(yaml.safe_dump({"app": {"hosts": {"web-1": {**LOCAL, **host}}}}))
+        lab.break_(fault)
+        run = diagnose(where, tmp_path)
+        assert verdict(run) == (fault, "decided", "restored"), run.output
+        assert lab.login() == 200
+
+
 def test_a_misspelt_variable_is_refused(lab: Lab) -> None:
     done = discover(lab, "-e", "discover_prot=8000")
     assert done.returncode != 0
     assert "discover_prot is not a variable of this collection; did you mean discover_port?" in " ".join(
         done.stdout.split()
     )
+
+
+def test_one_host_of_several(lab: Lab) -> None:
+    """An unreachable host is a failure, but not one that was not asked for."""
+    far = ("-i", "web-1,web-9,", "-e", f"discover_port={lab.app_port}", "--limit")
+    done = discover(lab, *far, "web-1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(stanza_of(done.stdout)) == ["web-1"]
 
 
 def test_a_port_that_nobody_listens_on(lab: Lab) -> None:
