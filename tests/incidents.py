@@ -214,6 +214,8 @@ def _restarted(before: list[list[int]], after: list[list[int]]) -> str:
     """A service was restarted when none of its processes is the same; a master may replace a worker by itself."""
     if not before:
         return "start" if after else "none"
+    if not after:
+        return "stop"
     return "none" if any(one in after for one in before) else "restart"
 
 
@@ -459,14 +461,19 @@ def keep(harness: Harness) -> None:
     """Add this run to what is kept; of each fault in each app the newest rounds stay."""
     rows, texts = kept()
     cells: dict[tuple[str, str], list[Row]] = {}
-    for row in [*rows, *harness.rows]:
-        cells.setdefault((row["fault"], row["app"]), []).append(row)
-    rows = [row for _, newest in sorted(cells.items()) for row in newest[-ROUNDS:]]
     texts |= harness.evidence
+    for row in (one for one in [*rows, *harness.rows] if one["evidence_sha256"] in texts):
+        cells.setdefault((row["fault"], row["app"]), []).append(row)
+    rows = [row for _, newest in sorted(cells.items()) for row in newest[-_rounds(newest[0]["fault"]) :]]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    lines = dict.fromkeys(texts[row["evidence_sha256"]] + "\n" for row in rows)
+    EVIDENCE.write_bytes(lzma.compress("".join(lines).encode()))
     RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    with lzma.open(EVIDENCE, "wt", encoding="utf-8") as file:
-        file.writelines(texts[row["evidence_sha256"]] + "\n" for row in rows)
+
+
+def _rounds(fault: str) -> int:
+    """How many rounds of a fault are kept: of a pair one."""
+    return 1 if "+" in fault else ROUNDS
 
 
 def record(harness: Harness) -> None:
@@ -487,7 +494,12 @@ def check() -> int:
         *lacks(rows),
     ]
     words, well = summary(rows)
-    print("\n".join([words, *wrong, f"{len(rows)} judged again: {len(wrong)} differ or are missing"]))
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    print(
+        "\n".join(
+            [words, *wrong, f"{len(rows)} judged again: {len(wrong)} differ or are missing ({commits})"]
+        )
+    )
     return 1 if wrong or not well else 0
 
 
@@ -511,10 +523,8 @@ def differs(row: Row, text: str | None) -> list[str]:
 def lacks(rows: list[Row]) -> list[str]:
     """Which cases are kept less often than they should be."""
     made = Counter((row["fault"], row["app"]) for row in rows)
-    wanted = {
-        ("+".join(case.faults), case.app): ROUNDS if len(case.faults) == 1 else 1
-        for case in cases([], [], 1, pairs=True)
-    }
+    names = [("+".join(case.faults), case.app) for case in cases([], [], 1, pairs=True)]
+    wanted = {(fault, app): _rounds(fault) for fault, app in names}
     return [
         f"{fault} in {app}: {made[fault, app]} of {times} rounds"
         for (fault, app), times in wanted.items()

@@ -57,7 +57,7 @@ class ActionModule(Action):
     def _refusal(self, run: Run, facts: Facts, action: dict[str, Any]) -> str:
         """The first precondition that does not hold, in words; empty when all do."""
         arguments = self._task.args
-        if facts.login_fails is not True:
+        if facts.login_will_fail is not True:
             return "it was not seen that the login fails"
         if not arguments.get("service") and not arguments.get(f"{action['action']}_command"):
             return f"neither diagnose_service nor diagnose_{action['action']}_command names what to {action['action']}"

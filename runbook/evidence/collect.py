@@ -32,7 +32,7 @@ from .threads import Looks
 TRIP_SECONDS = 20.0
 _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
 _LOOK = 2.0
-_CONNECT, _DATABASE, _LOGIN = 6.0, 8.0, 13.0
+_CONNECT, _NODE, _DATABASE, _LOGIN = 6.0, 2.0, 8.0, 13.0
 MOST_TEXT = 500  # characters of any one text in the evidence
 MOST_QUERIES = 500  # sessions whose query is told; those that matter come first
 _SECOND_LOOK = 2.2  # a second sample this much later tells a silent peer from a slow one
@@ -203,7 +203,12 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         job(_SOCKETS, last_look).view()
     views["sockets"] = _sockets_view(watch, words, first_view, views["process"], config)
     follower: Optional[Follower] = (followed["data"] or {}).get("log")
-    views["log"] = job(_LOG, follower.data).view() if follower else followed
+    views["log"] = job(_LOG, lambda: _logged(follower)).view() if follower else followed
+    stranger = _elsewhere(watch, views)
+    if stranger:
+        told = job(_NODE + 1, lambda: _node(config, stranger)).view()["data"]
+        if told and (told["server"] or {}).get("in_recovery"):
+            views["new_connection"]["data"]["live"] = told
     views["source"] = source.view()
     monitor = step1_monitor.monitor_facts(views["pool"]["data"], views["log"]["data"])
     known = any(monitor[key] is not None for key in ("alive", "started"))
@@ -276,11 +281,26 @@ def _connect(config: settings.Settings, rows: list[dict[str, Any]]) -> dict[str,
     return new_connection.collect(place, None, _CONNECT)
 
 
+def _elsewhere(watch: list[sockets.Watch], views: dict[str, View]) -> Optional[str]:
+    """To whom most of the connections lead that do not lead where the settings say, if that may be a standby.
+
+    A login was refused a write, and a new connection may write. Only then somebody is asked whom the settings
+    do not name.
+    """
+    new, log = views["new_connection"]["data"], views["log"]["data"]
+    others: dict[str, int] = watch[0].samples[0]["elsewhere"] if watch and watch[0].samples else {}
+    if not (new and log and others) or new["live"] or not log["during_login"].get("read_only"):
+        return None
+    server = new["server"] or {}
+    writable = server.get("in_recovery") is False and server.get("read_only") is False
+    return max(others, key=lambda peer: others[peer]) if writable else None
+
+
 def _node(config: settings.Settings, peer: str) -> dict[str, Any]:
     """What the server says of itself that the app is connected to, where its settings lead to another by now."""
     host, _, port = peer.rpartition(":")
     place = {**(config.database or {}), "host": host.strip("[]"), "port": int(port)}
-    told = new_connection.collect(place, config.password, 2.0)
+    told = new_connection.collect(place, config.password, _NODE)
     return {"peer": peer, "server": told["server"], "error": told["error"] and told["error"]["text"]}
 
 
@@ -310,6 +330,13 @@ def _follow(request: dict[str, Any], service: Optional[str], pids: list[int]) ->
         return Follower(path, service, request.get("window") or 3600.0)
     except OSError as error:
         raise Unread(f"diagnose_log: {path}: {error.strerror}") from error
+
+
+def _logged(follower: Follower) -> dict[str, Any]:
+    try:
+        return follower.data()
+    except OSError as error:
+        raise Unread(str(error)) from error
 
 
 def _sockets_view(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 import threading
 import time
 from datetime import datetime, timezone
@@ -187,20 +188,26 @@ class Follower:
 
     def _journal(self, since: float) -> tuple[str, bool, str, int]:
         """(the journal since a time, whether that is all of it, what came after the mark, bytes that were read)."""
-        command = ["journalctl", f"--unit={self.unit}", "--output=short-unix", "--no-pager", "--quiet"]
-        command += [f"--since=@{since:.0f}", "--reverse"]  # the newest first: what is too much is the oldest
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        command = ["journalctl", f"--unit={self.unit}", "--output=short-unix", "--no-pager"]
+        command += [f"--since=@{int(since)}", "--reverse"]  # the newest first: what is too much is the oldest
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as running,
+        ):
             assert running.stdout
-            assert running.stderr
             late = threading.Timer(_JOURNAL_SECONDS, running.kill)
             late.start()
             raw, more = running.stdout.read(WINDOW_BYTES), running.stdout.read(1)
             late.cancel()
             if more:
                 running.kill()
-            elif running.wait():
-                said = running.stderr.read(200).decode("utf-8", "replace").strip()
-                raise OSError(f"journalctl: {said or f'no end within {_JOURNAL_SECONDS:.0f} s'}")
+            failed = running.wait() != 0 and not more
+            errors.seek(0)
+            said = errors.read(1000).decode("utf-8", "replace")
+        if "not seeing messages" in said or "insufficient permissions" in said:
+            raise OSError("the journal is for root and the group systemd-journal: diagnose_user")
+        if failed:
+            raise OSError(f"journalctl: {said.strip()[:200] or f'no end within {_JOURNAL_SECONDS:.0f} s'}")
         entries = _JOURNAL_ENTRY.split(raw.decode("utf-8", "replace"))
         lines = [entry for entry in entries[: len(entries) - bool(more)][::-1] if entry]
         appended = [entry for entry in lines if (line_time(entry) or 0) >= self.began]

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from collections import Counter
 from typing import Any, Optional
 
 from . import proc
@@ -56,10 +57,9 @@ class Watch:
                 row = table.get(inode) or self._reset(pid, fd)
                 if row and row["state"] != "LISTEN":
                     rows.append({"pid": pid, "fd": fd, "inode": inode, **row})
-        rows = self._to_database(rows)
-        self.samples.append(
-            {"moment": moment, "second": round(time.monotonic() - self.started, 3), "sockets": rows}
-        )
+        rows, elsewhere = self._to_database(rows)
+        second = round(time.monotonic() - self.started, 3)
+        self.samples.append({"moment": moment, "second": second, "sockets": rows, "elsewhere": elsewhere})
         return rows
 
     def _reset(self, pid: int, fd: int) -> Optional[dict[str, Any]]:
@@ -78,11 +78,16 @@ class Watch:
         known = {"local": f"?:{fd}", "peer": peer, "state": "RESET", "timer": "off"}
         return {**known, **counts} if peer else None
 
-    def _to_database(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now."""
+    def _to_database(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Those to the peers; where there is none, those to their ports: a name may lead elsewhere by now.
+
+        And peer → open connections on these ports that lead to another peer: one of before, or another database.
+        """
         ports = {peer.rpartition(":")[2] for peer in self.peers} or _USUAL_PORTS
-        found = [row for row in rows if row["peer"] in self.peers]
-        return found or [row for row in rows if row["peer"].rpartition(":")[2] in ports]
+        alike = [row for row in rows if row["peer"].rpartition(":")[2] in ports]
+        found = [row for row in alike if row["peer"] in self.peers]
+        others = [row["peer"] for row in alike if row["peer"] not in self.peers and row["state"] == "ESTAB"]
+        return found or alike, dict(Counter(others)) if self.peers else {}
 
     def read(self) -> dict[str, Any]:
         """What is unread on every socket of the first sample, and the options that are live on it."""

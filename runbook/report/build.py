@@ -71,7 +71,7 @@ def build(
     facts = Facts(host, database)
     before = login_of(facts, 0)
     after = proof if proof is not None else login_of(facts, -1)
-    ends_badly = facts.new_ok is False or (proof is None and facts.login_fails is True)
+    ends_badly = facts.new_ok is False or (proof is None and bool(facts.login_will_fail))
     return {
         "schema": "runbook/report/1",
         "run_id": host["run_id"],

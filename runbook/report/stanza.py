@@ -44,7 +44,12 @@ def _service(found: dict[str, Any]) -> list[str]:
     if not found["service"]:
         words = "the words that restart it; without, it never is"
         lines.append(f"diagnose_restart_command: []  {BY_HAND}{words}")
-    lines += [f"diagnose_{name}: {found[name]}" for name in ("service", "user") if found[name]]
+    if found["service"]:
+        lines.append(f"diagnose_service: {found['service']}")
+    if found["service"] and not found["log"]:
+        lines.append("diagnose_user: root  # its log is the journal: for root and the group systemd-journal")
+    elif found["user"]:
+        lines.append(f"diagnose_user: {found['user']}")
     paths = [name for name in ("pid_file", "log", "environment_file") if found[name]]
     lines += [f"diagnose_{name}: {_scalar(found[name])}" for name in paths]
     if not found["log"] and not found["service"]:

@@ -129,21 +129,27 @@ class Facts:
 
     @property
     def login_fails(self) -> Optional[bool]:
-        """Does it still fail, after as many probes as there were connections to trip over?
+        """Does it still fail, after as many probes as there were connections to trip over?"""
+        return not self.rounds[-1]["ok"] if self.rounds else None
 
-        A connection to a standby is not replaced when a write trips over it: it fails whoever gets it next.
+    @property
+    def login_will_fail(self) -> Optional[bool]:
+        """The same; and where the last round worked, does the app keep connections that will fail the next login?
+
+        One to a standby may stay in the pool after a write tripped over it, and fails whoever gets it.
         """
-        return not self.rounds[-1]["ok"] or bool(self.kept_to_standby) if self.rounds else None
+        return self.login_fails or bool(self.kept_to_standby) if self.rounds else None
 
     @property
     def kept_to_standby(self) -> int:
-        """The app's connections to a standby after the probe, if a login was refused a write; the name leads
-        to another server by now."""
+        """The app's connections to a standby after the probe, if a login was refused a write, and where a new
+        connection leads to a primary."""
         peer, server = self.node
-        if peer == self.target or server.get("in_recovery") is not True or not self.login_failed:
+        moved = server.get("in_recovery") is True and self.new_server.get("in_recovery") is False
+        if not (moved and self.login_failed and self.logged_now("read_only")):
             return 0
-        kept = [row for row in self.sample("after_login") or [] if row.get("peer") == peer]
-        return sum(row.get("state") == "ESTAB" for row in kept) if self.logged_now("read_only") else 0
+        last = next((one for one in self.samples if one.get("moment") == "after_login"), {})
+        return whole(mapping(last.get("elsewhere")).get(peer))
 
     @property
     def login_statuses(self) -> dict[str, int]:
@@ -181,7 +187,8 @@ class Facts:
     def node(self) -> tuple[str, dict[str, Any]]:
         """(host:port, what it says of itself) of the server that the app's open connections lead to.
 
-        That is where a new one leads, unless the name has moved meanwhile.
+        That is where a new one leads, unless the name has moved meanwhile; of those that are left on a standby
+        then, the standby.
         """
         live = mapping((self.new or {}).get("live"))
         if live:

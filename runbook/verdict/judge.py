@@ -93,7 +93,7 @@ def judge(host: Any, database: Any = None) -> Verdict:
         unsettled, open_above = [*unsettled, found], [*open_above, found]
     cause = found.cause
     helps, why_action = cause.restart.helps(facts), ""
-    if helps and facts.login_fails is False:
+    if helps and facts.login_will_fail is False:
         helps, why_action = False, "the login works"  # nobody is locked out now
     why_action = why_action or why_of(cause, helps)
     return Verdict(

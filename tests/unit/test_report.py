@@ -8,6 +8,7 @@ import re
 from typing import Any, Optional
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from runbook.common.documents import validate
 from runbook.report.build import build, login_round, outcome
 from runbook.report.page import page
 from runbook.report.screen import fleet_screen, screen, state
+from runbook.report.stanza import stanza
 from runbook.report.ticket import ticket
 from runbook.report.words import WIDTH, answers, clock, columns, duration, section, spans
 from runbook.verdict.causes import IDS
@@ -158,6 +160,15 @@ def test_the_outcome_is_what_the_users_path_says(
 ) -> None:
     first, last = ({"ok": ok} if ok is not None else None for ok in (before, after))
     assert outcome(first, last, cause) == wanted
+
+
+@pytest.mark.parametrize(("log", "user"), [(None, "root"), ("/var/log/odras.log", "odras")])
+def test_a_unit_that_logs_to_the_journal_is_read_as_root(log: Optional[str], user: str) -> None:
+    found = {"port": 8000, "service": "odras.service", "user": "odras", "log": log, "processes": 1}
+    nothing = dict.fromkeys(("command", "container", "database", "pid_file", "environment_file"))
+    lists: Json = {name: [] for name in ("peers", "login_paths", "login_routes", "unread")}
+    text = stanza({"web-1": [{**found, **nothing, **lists}]})
+    assert yaml.safe_load(text)["app"]["hosts"]["web-1"]["diagnose_user"] == user
 
 
 def test_a_login_that_works_beside_a_connection_that_will_fail_is_not_restored() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runbook.common.documents import validate
-from runbook.evidence.sockets import interpret
+from runbook.evidence.sockets import Watch, interpret
 from tests.unit.incidents import healthy
 
 
@@ -26,6 +26,16 @@ NOTICE = message(b"N", b"SWARNING\0VWARNING\0C01000\0Mcollation version mismatch
 PARAMETER = message(b"S", b"TimeZone\0UTC\0")
 READY = message(b"Z", b"I")
 TLS = b"\x17\x03\x03\x00\x4a" + bytes(range(74))
+
+
+def test_connections_to_the_node_of_before_are_told_beside_those_to_the_new_one() -> None:
+    new, old, other = "10.0.4.9:5432", "10.0.4.8:5432", "10.0.4.30:6379"
+    rows = [{"peer": peer, "state": "ESTAB"} for peer in (old, old, new, other)]
+    rows.append({"peer": old, "state": "CLOSE-WAIT"})
+    assert Watch([], [new])._to_database(rows) == ([rows[2]], {old: 2})
+    # Nothing leads where the settings say: then these are the app's.
+    assert Watch([], ["10.0.4.7:5432"])._to_database(rows) == ([*rows[:3], rows[4]], {old: 2, new: 1})
+    assert Watch([], [])._to_database(rows) == ([*rows[:3], rows[4]], {})
 
 
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "57P05", "25P03", "25P04", "57P03", "53300"])

@@ -140,7 +140,7 @@ def server_in_recovery(facts: Facts) -> Answer:
     words = f"{place} is {'a standby' if value else 'a primary'}"
     if value and place != facts.target and facts.new_server.get("in_recovery") is False:
         words += f", and a new connection to {facts.target} reaches a primary"
-        if facts.kept_to_standby and facts.rounds[-1]["ok"]:
+        if facts.kept_to_standby and not facts.login_fails:
             words += (
                 f"; the app keeps {count(facts.kept_to_standby, 'connection')} to the standby after the probe"
             )
@@ -164,7 +164,9 @@ def server_is_primary(facts: Facts) -> Answer:
 
 
 def login_writes_and_fails(facts: Facts) -> Answer:
-    """L: while the probe ran, a write was refused as read only (25006)."""
+    """L: while the probe ran, a write was refused as read only (25006), and a new connection may not write."""
+    if facts.new_server.get("read_only") is False:
+        return no("new_connection", f"a new connection to {facts.target} may write")
     lines = facts.logged_now("read_only")
     if lines is None:
         return unread(facts, "log", "whether a write was refused during the probe")
