@@ -35,6 +35,17 @@ def test_without_one_it_looks_at_once_and_is_red_on_a_failing_login(lab: Lab, tm
     assert re.search(r"web-1   NOT VERIFIED: the login: 500 in [\d.]+ s, 3 of 3", run.output)
 
 
+def test_the_ports_of_what_was_deployed_are_followed(lab: Lab, tmp_path: Path) -> None:
+    """Named once, for the roles that deploy."""
+    app = {"diagnose_login_url": None, "app_port": lab.app_port}
+    database = {"diagnose_database_port": None, "postgres_port": lab.server.port}
+    file = inventory(lab, tmp_path / "hosts.yml", {"web-1": app}, postgres=database)
+    run = diagnose(file, tmp_path, playbook=VERIFY)
+    assert run.status == 0, run.output
+    assert run.evidence()["views"]["login"]["data"]["url"] == lab.login_url
+    assert run.document("databases/main.json")["views"]["connection"]["data"]["ok"] is True
+
+
 @pytest.mark.parametrize("value", ["-5", "soon", "nan", "1441", ""])
 def test_an_idle_time_that_cannot_be(lab: Lab, tmp_path: Path, value: str) -> None:
     file = inventory(lab, tmp_path / "hosts.yml")
