@@ -6,6 +6,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 
+from ..module_utils.runbook.common.clock import trip_seconds
 from ..module_utils.runbook.common.documents import InvalidDocument, file_name
 from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.run import Run
@@ -32,7 +33,8 @@ class ActionModule(Action):
         if arguments.get("read_host"):
             asked = {"host": host, "label": variables.get("diagnose_database", "main")}
             run.note(f"evidence/{file_name(host)}.asked", asked)
-            run.say(host, f"reading {VIEWS} (at most 20 s)")
+            seconds = trip_seconds(float(arguments["login_seconds"]))
+            run.say(host, f"reading {VIEWS} (at most {seconds:g} s)")
         try:
             answer = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
         except AnsibleConnectionFailure as error:

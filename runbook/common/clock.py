@@ -1,4 +1,4 @@
-"""Times as the documents carry them: RFC 3339, UTC, with a Z."""
+"""Times as the documents carry them: RFC 3339, UTC, with a Z; and the time that one trip may take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as ``2026-11-23T03:41:07.120Z``."""
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def trip_seconds(login_seconds: float) -> float:
+    """Seconds within which one trip to a host ends, whatever hangs there: a slow login's, and those of all else."""
+    return 15.0 + max(5.0, login_seconds)
 
 
 def seconds_of(text: object) -> Optional[float]:

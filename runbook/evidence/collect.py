@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Optional
 
-from ..common.clock import rfc3339
+from ..common.clock import rfc3339, trip_seconds
 from ..common.masking import Masker
 from . import (
     login,
@@ -28,8 +28,8 @@ from .log import Follower, log_of
 from .proc import join_address
 from .threads import Looks
 
-# Wall-clock seconds; the whole trip ends within TRIP_SECONDS whatever hangs.
-TRIP_SECONDS = 20.0
+# Wall-clock seconds; the whole trip ends within TRIP_SECONDS whatever hangs, unless slower logins are asked for.
+TRIP_SECONDS = trip_seconds(0.0)
 _PROCESS, _SETTINGS, _SOCKETS, _POOL, _LOG, _SOURCE = 4.0, 2.0, 3.0, 2.0, 4.0, 5.0
 _LOOK = 2.0
 _CONNECT, _NODE, _DATABASE, _LOGIN = 6.0, 2.0, 8.0, 13.0
@@ -122,7 +122,7 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
     settings are.
     """
     began, wall = time.monotonic(), time.time()
-    patience = max(0.0, (request.get("login_seconds") or 0.0) - login.ATTEMPT_SECONDS)
+    patience = trip_seconds(request.get("login_seconds") or 0.0) - TRIP_SECONDS
     end = began + TRIP_SECONDS + patience
     masker = Masker([request.get("login_password")])
     views: dict[str, View] = {}
