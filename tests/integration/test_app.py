@@ -196,6 +196,25 @@ def test_every_answer_has_a_request_id_and_a_line_in_the_log(app: App) -> None:
     assert len(forged.headers["X-Request-ID"]) == 32
 
 
+def test_an_error_that_nobody_expected_is_found_again_by_its_request_id(
+    database: Database, serve: Serve
+) -> None:
+    """A column that somebody changed by hand: what it holds now is no JSON."""
+    app = serve(database, APP_WORKERS=1).await_ready()
+    token = app.token()
+    database.sql("INSERT INTO projects (user_id, name) SELECT user_id, 'Lock' FROM users")
+    database.sql("ALTER TABLE projects ALTER description TYPE float USING 'NaN'")
+    try:
+        answer = app.request("GET", "/api/projects", token=token, X_Request_ID="mine")
+    finally:
+        database.sql("ALTER TABLE projects ALTER description TYPE text USING NULL")
+    assert (answer.status, answer.headers.get_all("X-Request-ID")) == (500, ["mine"])
+    assert answer.body == {"detail": "internal error", "request_id": "mine"}
+    assert until(lambda: "Request mine from 127.0.0.1: GET /api/projects: 500," in app.log())
+    assert until(lambda: "ValueError: Out of range float values" in app.log())
+    assert app.request("GET", "/api/projects", token=token).status == 200
+
+
 def test_a_password_hash_of_earlier_parameters_is_renewed(app: App, database: Database) -> None:
     weak = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash("old password")
     database.sql("INSERT INTO users (username, password_hash) VALUES ('veteran', %s)", weak)
