@@ -23,6 +23,7 @@ import pytest
 
 from tests.integration.playbook import Diagnosis, diagnose, inventory, script
 from tests.integration.pool.house import until
+from tests.lab.account import account
 from tests.lab.apps.guide.backend.services.auth import hash_password
 from tests.lab.database import DATABASE, USERNAME
 from tests.lab.lab import Lab
@@ -31,6 +32,8 @@ from tests.lab.lab import Lab
 SETTINGS = "CanaryOfTheSettings p@ss/w%rd\"1'\\x"
 LOGIN = "CanaryOfTheLogin:{}\"'&<>#"
 DIAGNOSIS = "CanaryOfTheDiagnosis+/=?$1"
+# In the environment of the running app, and in no file that is read.
+ENVIRONMENT = "CanaryOfTheEnvironment"
 
 PADDING = "High connection pool usage, and a line that is longer than what is kept of it "
 # Lines of the app's log; each is of a kind that the evidence keeps a sample of.
@@ -43,6 +46,7 @@ LOG_LINES = [
     f"could not translate host name: {quote(SETTINGS, safe='')} is no host",
     "could not connect to server: host=db.example user=odras password=CanaryOfWords dbname=odras",
     "redis.exceptions.ConnectionError: sent Authorization: Basic CanaryOfABasic0123456789== and lost it",
+    f"acquired backend 4711 by {ENVIRONMENT}",
     # A sample is 300 characters; these secrets begin before its end and end after it.
     f"{PADDING:<285}{SETTINGS}",
     f"{'the database system is starting up':<265}postgresql://u:CanaryOfTheCutDataSourceName@db/odras",
@@ -116,6 +120,11 @@ def planted(shared_lab: Lab) -> Iterator[Planted]:
     settings = lab.app / "app.env"
     original, passwords, password = settings.read_text(), dict(server.passwords), lab.password
     made = Planted(lab)
+    export = f"export API_TOKEN={ENVIRONMENT}"
+    python = script(lab.app / "python", f'{export}\nexec {shlex.quote(lab.python)} "$@"')
+    account().own(Path(python))
+    changed = original.replace(passwords["odras_app"], SETTINGS)
+    changed = changed.replace(f"ODRAS_PYTHON={lab.python}\n", f"ODRAS_PYTHON={python}\n")
 
     def change(app: str, diagnosis: str, login: str, text: str) -> None:
         for role, secret in (("odras_app", app), ("odras_diagnosis", diagnosis)):
@@ -132,7 +141,7 @@ def planted(shared_lab: Lab) -> Iterator[Planted]:
         lab.restart()
 
     try:
-        change(SETTINGS, DIAGNOSIS, LOGIN, original.replace(passwords["odras_app"], SETTINGS))
+        change(SETTINGS, DIAGNOSIS, LOGIN, changed)
         for statement in STATEMENTS:
             connection = psycopg2.connect(**server.connection("odras_owner", DATABASE), async_=True)
             made.connections.append(connection)
@@ -193,7 +202,8 @@ def test_the_run_read_what_holds_the_secrets(seen: Seen) -> None:
     report, evidence = seen.run.report(), seen.run.evidence()
     assert (report["outcome"], report["cause"]) == ("restored", "slot_leak")
     samples = evidence["views"]["log"]["data"]["samples"]
-    kinds = ("monitor_error", "other_dependency", "client_suspended", "lock", "canceled", "name_not_resolved")
+    kinds = ("monitor_error", "other_dependency", "client_suspended", "lock", "canceled")
+    kinds += ("name_not_resolved", "acquired")
     for kind in (*kinds, "high_usage", "starting_up"):
         assert kind in samples
     for kind in kinds:
@@ -205,7 +215,7 @@ def test_the_run_read_what_holds_the_secrets(seen: Seen) -> None:
     assert len(queries) == len(STATEMENTS)
     assert all(query and query.startswith("SELECT ") for query in queries)
     assert report["masked"] >= len(LOG_LINES) + len(STATEMENTS)
-    assert len(canaries()) == 21, canaries()
+    assert len(canaries()) == 22, canaries()
 
 
 def test_no_secret_in_the_output(seen: Seen) -> None:

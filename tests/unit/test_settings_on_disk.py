@@ -319,10 +319,13 @@ def test_the_data_of_the_view_has_no_secret_in_any_form(line: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["POSTGRES_PASSWORD", "SECRET_KEY", "API_TOKEN", "DB_PASS", "DB_PWD"])
-def test_every_secret_of_the_file_is_known_to_the_masker(name: str, tmp_path: Path) -> None:
+def test_every_secret_of_file_and_process_is_known_to_the_masker(name: str, tmp_path: Path) -> None:
     """An exception text or a command line may repeat it without the name."""
-    found = on_disk(tmp_path, f"PGHOST=db-1\n{name}={SECRET}\n")
-    assert SECRET not in Masker(found.secrets).text(f"the app says {SECRET} twice: {quote(SECRET, safe='')}")
+    with running({name: SECRET}, tmp_path) as processes:
+        live = collect(None, {}, processes)
+    for found in (on_disk(tmp_path, f"PGHOST=db-1\n{name}={SECRET}\n"), live):
+        masker = Masker(found.secrets)
+        assert SECRET not in masker.text(f"the app says {SECRET} twice: {quote(SECRET, safe='')}")
 
 
 def test_the_password_within_a_dsn_is_known_to_the_masker(tmp_path: Path) -> None:
