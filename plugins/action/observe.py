@@ -19,7 +19,7 @@ from ..module_utils.runbook.report.observation import (
 from ..module_utils.runbook.report.words import duration
 from ..module_utils.runbook.verdict.facts import Facts, mapping
 from ..module_utils.runbook.verdict.headroom import pool_of, too_many
-from ..plugin_utils.action import Action, given, no_answer, number_in
+from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.judged import every
 from ..plugin_utils.run import FEW, Run
 
@@ -27,7 +27,6 @@ MODULE = "pool.runbook.observe"
 EVIDENCE = "pool.runbook.evidence"
 PLAN = "observations/plan.json"
 MINUTES = 5.0  # of observe.yml when nothing else is said
-LONGEST_MINUTES = 60.0  # the processes take no more
 LOOKS = 5  # meanwhile
 LOOK_SECONDS = 5.0  # between two of them at least
 MOST_SCREENS = 5
@@ -61,7 +60,7 @@ class ActionModule(Action):
     def _plan(self, run: Run, variables: Document) -> None:
         """Whom to observe, and how. Nobody is touched yet."""
         arguments = self._task.args
-        minutes = number_in(0, arguments["minutes"], LONGEST_MINUTES, "diagnose_observe_minutes")
+        minutes = float(arguments["minutes"])
         if arguments.get("always"):
             minutes = minutes or MINUTES
         hosts = {
@@ -69,15 +68,14 @@ class ActionModule(Action):
             for host, seen in (every(run) if minutes else ())
             if seen and (arguments.get("always") or seen.verdict.confidence != "decided")
         }
-        # Its bounds in the pool.
-        interval = number_in(0.1, arguments["monitor_interval"], 86_400, "diagnose_observe_monitor_interval")
         values: Document = {
-            "monitor_interval": interval,
+            "monitor_interval": float(arguments["monitor_interval"]),
             "log_level": arguments["log_level"],
             "stacks": bool(arguments["stacks"]),
         }
         labels = run.hosts()
-        maxima = {host: self._maximum(host, variables) for host in labels}
+        hostvars = variables["hostvars"]
+        maxima = {host: int(hostvars[host].get("diagnose_observe_maximum", 0)) for host in labels}
         raised = {host: {"max_connections": maximum} for host, maximum in maxima.items() if maximum}
         plan = {
             "seconds": minutes * 60,
@@ -98,15 +96,6 @@ class ActionModule(Action):
                 words = "no process has a status socket: nothing to switch, it is looked at from outside"
                 run.say(host, words)
         run.note(PLAN, plan)
-
-    @staticmethod
-    def _maximum(host: str, variables: Document) -> int:
-        given = variables["hostvars"][host].get("diagnose_observe_maximum", 0)
-        if not str(given).isdigit() or int(given) > 1000:
-            raise AnsibleActionFail(
-                f"{host}: diagnose_observe_maximum is {given!r}: wanted is a whole number from 1 to 1000, or 0"
-            )
-        return int(given)
 
     def _refuse_what_does_not_fit(
         self, run: Run, variables: Document, label: str, maxima: dict[str, int]

@@ -8,6 +8,7 @@ import functools
 import re
 from pathlib import Path
 from typing import Any, Optional
+from urllib.parse import urlsplit
 
 import yaml
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
@@ -25,6 +26,25 @@ NOBODY = (
 )
 PREFIXES = ("diagnose_", "app_", "postgres_", "rollout_", "discover_")
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+# From, to: what the type of a number does not say. Beyond it a host throws an exception, waits without end, or is
+# proven by no login at all. (app_port and app_workers are role app's own to refuse.)
+BOUNDS: dict[str, tuple[float, float]] = {
+    "diagnose_login_attempts": (0, 1000),
+    "diagnose_login_seconds": (0.1, 60),
+    "diagnose_window": (1, 31_536_000),
+    "diagnose_idle_minutes": (0, 1440),
+    "diagnose_observe_minutes": (0, 60),  # more the processes do not take, of this and the next two
+    "diagnose_observe_monitor_interval": (0.1, 86_400),
+    "diagnose_observe_maximum": (0, 1000),
+    "diagnose_cooldown": (0, 31_536_000),
+    "diagnose_ready_timeout": (1, 3600),
+    "diagnose_database_port": (1, 65_535),
+    "app_ready_timeout": (1, 3600),
+    "rollout_drain_seconds": (0, 3600),
+    "rollout_drain_timeout": (0, 3600),
+    "rollout_idle_cut_seconds": (0, 604_800),
+}
+PLACE = "set it in the inventory or with -e"
 
 
 def options(role: str, entry: str) -> dict[str, Any]:
@@ -65,11 +85,47 @@ def wrong_values(hosts: dict[str, Any], spec: dict[str, Any]) -> list[str]:
         for name in (name for name in spec if name in variables):
             with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults: the role says so
                 told[name] = variables[name]
-        for line in ArgumentSpecValidator({name: spec[name] for name in told}).validate(told).error_messages:
-            lines.setdefault(_in_words(line, told, spec), []).append(host)
-    return [
-        f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}: {line}" for line, names in lines.items()
-    ]
+        checked = ArgumentSpecValidator({name: spec[name] for name in told}).validate(told)
+        wrong = [_in_words(line, told, spec) for line in checked.error_messages]
+        for line in [*wrong, *_out_of_bounds(told), *_no_url(told)]:
+            lines.setdefault(line, []).append(host)
+    return [f"{_some(names)}: {line}" for line, names in lines.items()]
+
+
+def _some(hosts: list[str]) -> str:
+    return f"{', '.join(hosts[:5])}{' …' if len(hosts) > 5 else ''}"
+
+
+def _out_of_bounds(told: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, (low, high) in BOUNDS.items():
+        # One that is not set, or is no number, which is said already.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if not low <= float(told[name]) <= high:
+                lines.append(f"{name} is {told[name]!r}: wanted is a number from {low} to {high}; {PLACE}")
+    return lines
+
+
+def _no_url(told: dict[str, Any]) -> list[str]:
+    url = str(told.get("diagnose_login_url", "http://127.0.0.1/"))
+    with contextlib.suppress(ValueError):  # a port above 65535, or an address that is none
+        if URL.fullmatch(url) and urlsplit(url).port != 0:
+            return []
+    wanted = "http(s)://HOST[:PORT]/PATH, PORT from 1 to 65535"
+    return [f"diagnose_login_url is {url}: wanted is {wanted}; {PLACE}"]
+
+
+def half_logins(apps: dict[str, Any]) -> list[str]:
+    """A line for the hosts with a user and no password, or the reverse: less would be proven than is meant."""
+    halves = []
+    for host, variables in apps.items():
+        with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults
+            user, password = (variables.get(f"diagnose_login_{half}") for half in ("username", "password"))
+            if bool(user) != bool(password):
+                halves.append(host)
+    names = "diagnose_login_username and diagnose_login_password"
+    words = f"{names} go together, and one of them is empty or not set: set it, best from a vault"
+    return [f"{_some(halves)}: {words}"] if halves else []
 
 
 def _in_words(line: str, told: dict[str, Any], spec: dict[str, Any]) -> str:
@@ -159,17 +215,15 @@ class ActionModule(OnController):
         for host in {*apps, *servers}:
             names |= set(hostvars[host])
         refuse(unknown_variables(names, known_variables()))
-        for host in apps:
-            url = str(hostvars[host].get("diagnose_login_url", "http://127.0.0.1/"))
-            if not URL.fullmatch(url):
-                refuse([f"{host}: diagnose_login_url is {url}; wanted is http(s)://HOST[:PORT]/PATH"])
+        meant = sorted({*apps, *servers}.intersection(variables["ansible_play_hosts_all"]))
+        told = {host: hostvars[host] for host in meant}
+        wrong = wrong_values(told, options("diagnose", "main"))
+        refuse(wrong + half_logins({host: told[host] for host in meant if host in apps}))
         if self._task.args.get("budget"):
             self._check_provision(apps, servers, hostvars)
         reports = self._task.args.get("reports")
         if not reports:
             return {}
-        meant = {*apps, *servers}.intersection(variables["ansible_play_hosts_all"])
-        refuse(wrong_values({host: hostvars[host] for host in sorted(meant)}, options("diagnose", "main")))
         run = Run.create(reports)
         run.say("", f"run {run.id}, reports go to {reports}/latest")
         return {"ansible_facts": run.facts()}
@@ -184,6 +238,8 @@ class ActionModule(OnController):
             missing += [line for host in hosts for line in missing_variables(host, hostvars[host], wanted)]
         refuse(missing)
         refuse(wrong_values({host: hostvars[host] for host in servers}, options("postgres", "main")))
+        deployed = {**options("app", "main"), **options("rollout", "main")}
+        refuse(wrong_values({host: hostvars[host] for host in apps}, deployed))
         lasting = [host for host in servers if boolean(hostvars[host].get("postgres_restart", False))]
         if lasting and "postgres_restart" not in load_extra_vars(self._loader):
             refuse(

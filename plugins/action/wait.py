@@ -6,10 +6,9 @@ import time
 from typing import Any
 
 from ..module_utils.runbook.report.words import duration
-from ..plugin_utils.action import OnController, number_in
+from ..plugin_utils.action import OnController
 from ..plugin_utils.run import Run
 
-LONGEST_MINUTES = 24 * 60.0
 LINES = 10  # over the time
 SHORTEST = 5.0  # seconds between two of them
 
@@ -18,10 +17,9 @@ class ActionModule(OnController):
     """Runs on the controller, once, whatever hosts there are."""
 
     def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """``minutes`` is the value of the variable named ``variable``; ``why`` stands in each line."""
+        """``why`` stands in each line."""
         run, why = Run.of(variables), self._task.args["why"]
-        given, variable = self._task.args["minutes"], self._task.args["variable"]
-        seconds = 60 * number_in(0, given, LONGEST_MINUTES, variable, " of minutes")
+        seconds = 60 * float(self._task.args["minutes"])
         if self._task.check_mode:
             if seconds:
                 run.say("", f"would wait {duration(seconds)}: {why}")

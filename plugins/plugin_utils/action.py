@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
@@ -31,17 +30,6 @@ class OnController(Action):
 def given(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments that are set to something."""
     return {key: value for key, value in arguments.items() if value not in (None, "", [])}
-
-
-def number_in(low: float, given: Any, high: float, variable: str, of: str = "") -> float:
-    """A number that a person gives, ``of`` what; AnsibleActionFail where it is none or out of bounds."""
-    try:
-        value = float(given)
-    except (TypeError, ValueError):
-        value = low - 1
-    if not low <= value <= high:
-        raise AnsibleActionFail(f"{variable} is {given!r}: wanted is a number{of} from {low:g} to {high:g}")
-    return value
 
 
 def no_answer(answer: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def test_check_says_what_it_would_do_and_changes_nothing(app: Lab, tmp_path: Pat
         ({"minutes": 61}, "diagnose_observe_minutes is 61: wanted is a number from 0 to 60"),
         (
             {"maximum": 1001},
-            "web-1: diagnose_observe_maximum is 1001: wanted is a whole number from 1 to 1000",
+            "diagnose_observe_maximum is 1001: wanted is a number from 0 to 1000",
         ),
         (
             {"monitor_interval": 0},

@@ -110,6 +110,37 @@ def test_values_of_the_wrong_kind_are_all_named(tmp_path: Path) -> None:
     assert "reading login" not in words
 
 
+def test_what_no_host_can_be_asked_is_all_named(tmp_path: Path) -> None:
+    """What is wrong, what is allowed and where it is set; a run that would wait for ever, or prove nothing."""
+    numbers = {
+        **{"login_attempts": (-3, "0 to 1000"), "login_seconds": (0, "0.1 to 60")},
+        **{"window": (-1, "1 to 31536000"), "cooldown": ("nan", "0 to 31536000")},
+        **{"ready_timeout": ("inf", "1 to 3600"), "database_port": (70000, "1 to 65535")},
+    }
+    own = {f"diagnose_{name}": value for name, (value, _) in numbers.items()}
+    url = "http://127.0.0.1:70000/api/auth/login"
+    apps = {name: {**LOCAL, "diagnose_login_url": url} for name in ("web-1", "web-2")}
+    words = refused(diagnose(hosts(tmp_path / "hosts.yml", app=apps), tmp_path, "-e", json.dumps(own)))
+    for name, (value, allowed) in numbers.items():
+        assert (
+            f"web-1, web-2: diagnose_{name} is {value!r}: wanted is a number from {allowed};"
+            " set it in the inventory or with -e"
+        ) in words
+    wanted = "wanted is http(s)://HOST[:PORT]/PATH, PORT from 1 to 65535; set it in the inventory or with -e"
+    assert f"web-1, web-2: diagnose_login_url is {url}: {wanted}" in words
+    assert "reading login" not in words
+
+
+@pytest.mark.parametrize("name", ["diagnose_login_username", "diagnose_login_password"])
+def test_half_a_login(tmp_path: Path, name: str) -> None:
+    """It would prove less than was meant, and be green."""
+    apps = {"web-1": {**LOCAL, name: "canary-4711"}, "web-2": LOCAL}
+    words = refused(diagnose(hosts(tmp_path / "hosts.yml", app=apps), tmp_path))
+    assert "web-1: diagnose_login_username and diagnose_login_password go together" in words
+    assert "web-2" not in words
+    assert "canary-4711" not in words
+
+
 def test_reports_that_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "a file"
     file.touch()
@@ -184,6 +215,10 @@ def test_networks_that_let_nobody_in(tmp_path: Path) -> None:
         ),
         ({"app_port": 70000}, "app_port (70000) from 1 to 65535"),
         ({"app_workers": "all"}, "app_workers is 'all'"),
+        ({"postgres_port": 70000}, "postgres_port (70000) from 1 to 65535"),
+        ({"app_ready_timeout": 0}, "web-1: app_ready_timeout is 0: wanted is a number from 1 to 3600"),
+        ({"rollout_drain_seconds": -1}, "web-1: rollout_drain_seconds is -1: wanted is a number from 0 to"),
+        ({"diagnose_login_attempts": -3}, "diagnose_login_attempts is -3: wanted is a number from 0 to 1000"),
     ],
     ids=lambda value: str(value)[:40],
 )
