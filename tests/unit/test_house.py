@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jsonschema import Draft202012Validator
 
 from runbook.common.clock import seconds_of
 from runbook.common.documents import SCHEMAS, schema
+from runbook.pool import Settings
 from runbook.report.causes_page import causes_page
 from runbook.verdict.causes import CAUSES, IDS
 from runbook.verdict.judge import judge
@@ -337,6 +339,21 @@ def test_the_table_of_the_readme_says_the_same(role: Path) -> None:
         told = "required" if option.get("required") else yaml.safe_load(row[2].strip("`"))
         assert told == option.get("default", "required"), row[0]
         assert row[3], row[0]
+
+
+def test_every_setting_of_the_pool_reaches_the_app_under_its_own_name() -> None:
+    """And what nobody sets is the same with the role and without it."""
+    variables = load(ROOT / "roles" / "app" / "vars" / "main.yml")["app_variables"]
+    given = {name: value for name, value in variables.items() if name.startswith("POSTGRES_")}
+    assert given.pop("POSTGRES_KEEPALIVES") == 1
+    assert given == {name: f"{{{{ {name.lower()} }}}}" for name in given}
+    specs = load(ROOT / "roles" / "postgres" / "meta" / "argument_specs.yml")["argument_specs"]
+    prefixes = ("postgres_pool_", "postgres_keepalives_", "postgres_tcp_", "postgres_port")
+    told = {n: o["default"] for n, o in specs["client"]["options"].items() if n.startswith(prefixes)}
+    assert len(told) > len(prefixes)
+    assert {name.upper() for name in told} <= set(given)
+    own = {field.metadata["variable"]: field.default for field in fields(Settings)}
+    assert told == {name: own[name.upper()] for name in told}
 
 
 # -- modules -----------------------------------------------------------------------------------------------
