@@ -356,6 +356,24 @@ def test_every_setting_of_the_pool_reaches_the_app_under_its_own_name() -> None:
     assert told == {name: own[name.upper()] for name in told}
 
 
+def test_every_number_has_its_bounds_and_its_default_is_within_them() -> None:
+    """Those of a server and of its pools are refused by the server and the pool themselves."""
+    text = (ROOT / "plugins" / "action" / "preflight.py").read_text(encoding="utf-8")
+    assigned = [node for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)]
+    (bounds,) = (ast.literal_eval(n.value) for n in assigned if n.value and ast.unparse(n.target) == "BOUNDS")
+    numbers = {
+        name: option.get("default")
+        for role in ("app", "diagnose", "rollout")
+        for name, option in options_of(ROOT / "roles" / role).items()
+        if option["type"] in ("int", "float")
+    }
+    asserted = (ROOT / "roles" / "app" / "tasks" / "check.yml").read_text(encoding="utf-8")
+    for name in set(numbers) - set(bounds):
+        assert f"{name} | int >= 1" in asserted
+    for name, (low, high) in bounds.items():
+        assert isinstance(numbers[name], str) or low <= numbers[name] <= high, name
+
+
 # -- modules -----------------------------------------------------------------------------------------------
 
 MODULES = modules(ROOT / "plugins" / "modules")
