@@ -361,8 +361,9 @@ def test_every_host_unreachable(tmp_path: Path, unreachable: Variables) -> None:
         app={"web-1": unreachable, "web-2": unreachable},
         postgres={"db-1": unreachable},
     )
-    run = diagnose(file, tmp_path)
+    run = diagnose(file, tmp_path, "-e", "diagnose_login_seconds=30")
     assert run.status not in (0, None), run.output
+    assert "(at most 45 s)" in run.words, "slow logins make a trip as much longer"
     assert re.search(r"2 NOT REACHED web-1 web-2 .*nothing is known about it", run.words)
     for host in ("web-1", "web-2"):
         assert f"{host} not reached" in run.words
