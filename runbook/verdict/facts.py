@@ -22,6 +22,8 @@ CRASH_SECONDS = 5.0
 EXHAUSTED_SECONDS = 60.0
 # Heartbeats come every second; silences that differ by no more than this are one and the same.
 GAP_SECONDS = 3.0
+# How long ago something may have happened that still explains a failure seen now, in seconds.
+RECENT_SECONDS = 3600.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
 # Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.

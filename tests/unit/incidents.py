@@ -526,10 +526,19 @@ def black_hole() -> Incident:
 
 
 def host_suspended() -> Incident:
-    """The server's words are under TLS, so only the clock tells."""
-    incident = said(fails(healthy(), during=_CLOSED), None, "bytes")
+    """The server's words are under TLS, so only the heartbeats tell."""
+    incident = stood_still(under_tls(sessions_terminated_failing()), 5400.0, ago=60.0)
     incident.data("process")["clocks"]["suspended_seconds"] = 5400.0
     return incident
+
+
+def stood_still(incident: Incident, seconds: float, ago: float) -> Incident:
+    """The app has a status socket, and all its heartbeats were silent for so long, until so long ago."""
+    status = status_document(0, [], [])
+    status["count"].update(idle=2, never_opened=18)
+    for beat in (status["monitor"], status["loop"]):
+        beat["gap"] = {"seconds": seconds, "ended_at": at(-ago)}
+    return pool(incident, status)
 
 
 def stale_configuration() -> Incident:

@@ -472,6 +472,28 @@ def test_logins_that_healed_beside_connections_to_a_standby_need_no_restart() ->
     assert judge(*incident).action == "none"
 
 
+def test_a_machine_that_slept_at_some_time_is_not_why_sessions_end_today() -> None:
+    """The clocks tell how long it slept since it booted, and not when."""
+    incident = under_tls(sessions_terminated_failing())
+    incident.data("process")["clocks"]["suspended_seconds"] = 5400.0
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("unknown", "restart")
+    assert [name for name, _ in verdict.fits] == ["sessions_terminated", "host_suspended"]
+
+
+def test_a_silence_of_long_ago_is_not_why_sessions_end_today() -> None:
+    incident = incidents.stood_still(under_tls(sessions_terminated_failing()), 5400.0, ago=26 * HOUR)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("unknown", "restart")
+    assert [name for name, _ in verdict.fits] == ["sessions_terminated"]
+
+
+@pytest.mark.parametrize(("ago", "cause"), [(1500.0, "idle_cut"), (890.0, "host_suspended")])
+def test_what_was_used_after_a_silence_was_not_cut_in_it(ago: float, cause: str) -> None:
+    """The connections have been idle for 900 s."""
+    assert judge(*incidents.stood_still(incidents.idle_cut(), 20.0, ago)).cause == cause
+
+
 def test_two_sessions_behind_different_roots_are_no_contention() -> None:
     """The login works, and two row locks are waited for an instant each."""
     incident = healthy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..answers import Answer, count, decided, no, unread, yes
-from ..facts import Facts, mapping, number, text, whole
+from ..facts import RECENT_SECONDS, Facts, mapping, number, text, whole
 
 
 def login_still_fails(facts: Facts) -> Answer:
@@ -53,7 +53,7 @@ def login_healed_at_the_restart(facts: Facts) -> Answer:
     if facts.postmaster_start is None or facts.server_now is None:
         return unread(facts, "server", "when the server started")
     age = facts.server_now - facts.postmaster_start
-    return decided(age < 3600, "server", f"the login healed; the server started {age:.0f} s ago")
+    return decided(age < RECENT_SECONDS, "server", f"the login healed; the server started {age:.0f} s ago")
 
 
 def login_fails_at_once(facts: Facts) -> Answer:

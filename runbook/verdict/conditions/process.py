@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import doing
 from ..answers import Answer, count, decided, no, opposite, unread, yes
-from ..facts import Facts, mapping, number, text, whole
+from ..facts import RECENT_SECONDS, Facts, mapping, number, text, whole
 from .login import login_hangs, statuses
 
 
@@ -45,21 +45,25 @@ def out_of_resources(facts: Facts) -> Answer:
 
 
 def clock_stood_still(facts: Facts) -> Answer:
-    """X: the machine was suspended since it booted (BOOTTIME minus MONOTONIC grew)."""
+    """X: the machine was suspended (BOOTTIME minus MONOTONIC): nobody knows when since it booted, for the difference
+    was not kept when the app started; so this leaves open what the heartbeats do not tell."""
     seconds = number(mapping(mapping(facts.process).get("clocks")).get("suspended_seconds"))
     if seconds is None:
         return unread(facts, "process", "whether the machine was suspended")
-    return decided(seconds > 1, "process", f"this machine was suspended for {seconds:.0f} s since it booted")
+    words = f"this machine was suspended for {seconds:.0f} s since it booted"
+    return Answer(None, f"when {words}", "process") if seconds > 1 else no("process", words)
 
 
 def heartbeats_share_a_gap(facts: Facts) -> Answer:
-    """P: every heartbeat of the app fell silent and came back at the same moment: none of it ran meanwhile."""
-    if facts.pool is None:
+    """P: within the last hour every heartbeat of the app fell silent and came back at the same moment: none of it
+    ran meanwhile. Heartbeats count the time that the machine was suspended."""
+    if facts.pool is None or facts.now is None:
         return unread(facts, "pool", "whether the whole app stood still for a while")
     if facts.gap is None:
         return no("pool", "no silence that all heartbeats of the app share")
-    ago = f", until {facts.now - facts.gap[1]:.0f} s ago" if facts.now is not None else ""
-    return yes("pool", f"the whole app stood still for {facts.gap[0]:.0f} s{ago}: it was frozen")
+    seconds, ago = facts.gap[0], facts.now - facts.gap[1]
+    words = f"the whole app stood still for {seconds:.0f} s, until {ago:.0f} s ago"
+    return decided(ago < RECENT_SECONDS, "pool", words)
 
 
 def threads_stuck(facts: Facts) -> Answer:

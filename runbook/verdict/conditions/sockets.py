@@ -163,7 +163,9 @@ def cut_without_a_word(facts: Facts) -> Answer:
     unused = [number(row.get("idle_seconds")) or 0.0 for row in cut if row.get("in_use") is False]
     idle = [seconds for seconds in unused if seconds >= IDLE_SECONDS]
     longest = max(idle, default=0.0)
-    if idle and facts.gap and facts.now is not None and longest < facts.now - facts.gap[1] + 2 * facts.gap[0]:
+    seconds, ended = facts.gap or (0.0, 0.0)
+    # What was cut in a silence has been idle since it ended, and was not for long when it began.
+    if idle and 0.0 <= longest - ((facts.now or 0.0) - ended) < 2 * seconds:
         return no("pool", f"{count(len(idle), 'connection')} cut while the app itself stood still")
     words = (
         f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
