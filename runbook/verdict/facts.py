@@ -18,8 +18,8 @@ OLD_SECONDS = 30.0
 IDLE_SECONDS = 2.0
 # A helper of the server that is so much younger than the server itself was started anew, in seconds.
 CRASH_SECONDS = 5.0
-# How old the newest word about an exhausted pool may be while logins hang: twice the usual timeout of a pool.
-EXHAUSTED_SECONDS = 60.0
+# How old the newest line of its kind in the log may be to speak of now: twice the usual timeout of a pool.
+LATELY_SECONDS = 60.0
 # Heartbeats come every second; silences that differ by no more than this are one and the same.
 GAP_SECONDS = 3.0
 # How long ago something may have happened that still explains a failure seen now, in seconds.
@@ -500,13 +500,13 @@ class Facts:
             return None
         return sum(whole(mapping(self.log.get("during_login")).get(n)) for n in names)
 
-    @property
-    def exhausted_ago(self) -> Optional[float]:
-        """Seconds since the running app last said that its pool is exhausted; None where no line has a time."""
-        last = seconds_of(mapping((self.log or {}).get("last")).get("pool_exhausted"))
+    def logged_lately(self, name: str) -> Optional[float]:
+        """Seconds since the running app's newest line of this kind, if it speaks of now; None where none has a time."""
+        last = seconds_of(mapping((self.log or {}).get("last")).get(name))
         if last is None or self.now is None or (self.started is not None and last < self.started):
             return None
-        return max(0.0, self.now - last)
+        age = max(0.0, self.now - last)
+        return age if age < LATELY_SECONDS else None
 
     @property
     def pool_never_waits(self) -> bool:

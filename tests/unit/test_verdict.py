@@ -466,6 +466,31 @@ def test_refused_writes_of_an_hour_ago_do_not_make_a_writable_server_read_only()
     assert judge(*incident).cause == "login_broken"
 
 
+def on_a_standby(incident: Incident, refused: float) -> Incident:
+    """A write of the app was refused there, seconds ago, and none while the probe ran."""
+    for place in (incident.data("server"), incident.data("new_connection")["server"]):
+        place.update(in_recovery=True, read_only=True)
+    incident.data("log")["counts"]["read_only"] = 1
+    incident.data("log")["last"]["read_only"] = at(-refused)
+    return incident
+
+
+@pytest.mark.parametrize("build", [login_broken, healthy])
+def test_a_write_refused_an_hour_ago_does_not_make_a_reader_of_a_standby_a_writer(
+    build: Callable[[], Incident],
+) -> None:
+    assert judge(*on_a_standby(build(), 3000.0)).cause == judge(*build()).cause
+
+
+@pytest.mark.parametrize(("build", "cause"), [(login_broken, "login_broken"), (healthy, "wrong_node")])
+def test_a_write_refused_a_moment_ago_counts_only_beside_a_login_that_works(
+    build: Callable[[], Incident], cause: str
+) -> None:
+    """That one need not write: without credentials it only looks a user up."""
+    verdict = judge(*on_a_standby(build(), 20.0))
+    assert (verdict.cause, verdict.action) == (cause, "none")
+
+
 def test_logins_that_healed_beside_connections_to_a_standby_need_no_restart() -> None:
     incident = incidents.name_moved()
     incident.data("log").update(during_login={"login_error": 3})  # it only reads there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..answers import Answer, count, decided, no, opposite, unread
+from ..answers import Answer, count, decided, no, opposite, unread, yes
 from ..facts import Facts, mapping, rows, text, whole
 
 
@@ -167,15 +167,20 @@ def login_writes_and_fails(facts: Facts) -> Answer:
     """L: while the probe ran, a write was refused as read only (25006), and a new connection may not write."""
     if facts.new_server.get("read_only") is False:
         return no("new_connection", f"a new connection to {facts.target} may write")
+    return _write_refused(facts)
+
+
+def app_writes_and_fails(facts: Facts) -> Answer:
+    """L: the app tried to write and was refused (25006) while the probe ran; or a moment ago, where the login works,
+    which need not write."""
+    age = facts.logged_lately("read_only")
+    if facts.login_failed is False and age is not None:
+        return yes("log", f"a write was refused as read only {age:.0f} s ago")
+    return _write_refused(facts)
+
+
+def _write_refused(facts: Facts) -> Answer:
     lines = facts.logged_now("read_only")
     if lines is None:
         return unread(facts, "log", "whether a write was refused during the probe")
     return decided(lines, "log", f"{count(lines, 'write')} refused as read only during the probe")
-
-
-def app_writes_and_fails(facts: Facts) -> Answer:
-    """L: the app tried to write and was refused (25006)."""
-    lines = facts.logged("read_only")
-    if lines is None:
-        return unread(facts, "log", "whether a write was refused")
-    return decided(lines, "log", f"{count(lines, 'write')} refused as read only in the log")

@@ -7,7 +7,7 @@ from typing import Any, Optional
 from ...common.clock import seconds_of
 from .. import doing
 from ..answers import Answer, count, decided, most_common, no, unread, yes
-from ..facts import EXHAUSTED_SECONDS, MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
+from ..facts import MONITOR_SECONDS, OLD_SECONDS, Facts, mapping, number, rows, text, whole
 from .login import login_fails_at_once, login_hangs
 from .process import threads_stuck
 
@@ -35,8 +35,8 @@ def _logins_wait_for_the_pool(facts: Facts) -> Answer:
     stuck = threads_stuck(facts)
     if stuck.value:
         return no(stuck.view, f"{stuck.text}: nobody comes as far as the pool")
-    age = facts.exhausted_ago
-    if age is not None and age < EXHAUSTED_SECONDS:
+    age = facts.logged_lately("pool_exhausted")
+    if age is not None:
         return yes("log", f"logins wait, and {age:.0f} s ago the log said that the pool is exhausted")
     return Answer(
         None, "whether logins wait for the pool: it says so only after its own timeout, often 30 s", "log"
