@@ -129,9 +129,12 @@ def _next_leak_site(facts: Facts) -> list[str]:
 def _next_holders(facts: Facts) -> list[str]:
     root = database.root_is_leaked(facts)
     lock = [f"{root.text}; a restart ends it, with its transaction"] if root.value else []
-    over = [h for h in facts.holders or [] if h.get("request_over") is True]
-    if over:
-        return [*lock, f"send ticket.md to the owner of {_sites(facts, over)}: it keeps what it took"]
+    kept = [h for h in facts.holders or [] if not h.get("long_lived")]
+    kept = [h for h in kept if h.get("request_over") is True] or [
+        h for h in kept if h.get("request_over") is None
+    ]
+    if kept:
+        return [*lock, f"send ticket.md to the owner of {_sites(facts, kept)}: it keeps what it took"]
     query = most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])
     who = [f"the sessions that nobody gives back ran last: {query[:120]}"] if query else []
     # A connection dropped inside the wrapper (R9) loses a slot and holds nothing.
@@ -164,7 +167,7 @@ def _next_forked(facts: Facts) -> list[str]:
 
 
 def _next_nested(facts: Facts) -> list[str]:
-    nested = [w for w in facts.waiters or [] if whole(w.get("holds"))]
+    nested = [w for w in facts.waiters or [] if pool.held_by(facts, w)]
     return [f"let a request use one connection; the second is asked for at {_sites(facts, nested)}"]
 
 

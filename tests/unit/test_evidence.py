@@ -43,6 +43,22 @@ def test_it_comes_to_its_cause_and_to_the_right_action(file: Path) -> None:
     assert verdict.next or verdict.cause == "healthy"
 
 
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_an_app_that_does_not_tell_its_requests_comes_to_the_same_cause(file: Path) -> None:
+    """Our pool without its middleware: it counts for a waiter what its thread holds, and says of no request that
+    it is over."""
+    incident = load(file)
+    pools = (incident["host"]["views"]["pool"]["data"] or {"processes": []})["processes"]
+    for status in (row["status"] for row in pools if row["status"]):
+        for holder in status["holders"]:
+            holder.update(request_id=None, request_over=None)
+        for waiter in status["waiters"]:
+            own = sum(holder["tid"] == waiter["tid"] for holder in status["holders"])
+            waiter.update(request_id=None, holds=own)
+    verdict = judge(incident["host"], incident["database"])
+    assert (verdict.cause, verdict.confidence) == (file.stem, "decided")
+
+
 def test_of_a_pair_the_first_has_the_higher_rank() -> None:
     assert len(PAIRS) >= 15
     for first, second in PAIRS:

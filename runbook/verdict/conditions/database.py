@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from .. import doing
 from ..answers import Answer, count, decided, no, opposite, unread, yes
-from ..facts import OLD_SECONDS, Facts, number, text, whole
+from ..facts import OLD_SECONDS, Facts, number, text, truth, whole
 
 
 def _backends(facts: Facts, question: str) -> Optional[Answer]:
@@ -44,12 +44,10 @@ def root_is_leaked(facts: Facts) -> Answer:
     age = facts.server_age(session.get("state_change")) or 0.0
     words = f"the lock is held by pid {root}, a session of the app itself, {text(session.get('state'))} for {age:.0f} s"
     holder = next((h for h in facts.holders or [] if h.get("backend_pid") == root), None)
-    if holder:
-        over = holder.get("request_over")
-        told = (
-            f"{words}; its request is {'over' if over else 'under way'}, taken at {text(holder.get('site'))}"
-        )
-        return Answer(over if isinstance(over, bool) else None, told, "pool")
+    over = truth(holder.get("request_over")) if holder else None
+    if holder and over is not None:
+        told = f"its request is {'over' if over else 'under way'}, taken at {text(holder.get('site'))}"
+        return decided(over, "pool", f"{words}; {told}")
     if session not in facts.resting:
         return no("activity", f"{words}, at work")
     look = doing.before_the_probe(facts)

@@ -79,53 +79,85 @@ def no_backend_of_the_app(facts: Facts) -> Answer:
 
 
 def holders_are_done(facts: Facts) -> Answer:
-    """P: connections are held, long, for requests that are over. Without P, D, X: sessions have been idle for
-    long although the pool is exhausted, and there are fewer requests and working threads than such sessions."""
+    """P: connections are held, long, for requests that are over. Without P or request ids, D, X: sessions have been
+    idle for long although the pool is exhausted, and there are fewer requests and working threads than such sessions;
+    where P tells who took them: ever since, and two of them at one site."""
+    taken: dict[int, dict[str, Any]] = {}
     if facts.holders is not None:
-        over = [h for h in facts.holders if h.get("request_over") is True and not h.get("long_lived")]
-        old = [h for h in over if (number(h.get("age")) or 0) > OLD_SECONDS]
-        site = most_common([text(h.get("site")) for h in old])
-        words = f"{count(len(old), 'connection')} held for requests that are over"
-        words += f", at {facts.short(site)}" if site else ""
-        return decided(len(old) >= 2, "pool", words)
-    if facts.login_fails is False:
+        old = [h for h in facts.holders if _age(h) > OLD_SECONDS and not h.get("long_lived")]
+        over = [h for h in old if h.get("request_over") is True]
+        taken = {whole(h.get("backend_pid")): h for h in old if h.get("request_over") is None}
+        if len(over) >= 2 or len(over) + len(taken) < 2:
+            words = f"{count(len(over), 'connection')} held for requests that are over{_at(facts, over)}"
+            return decided(len(over) >= 2, "pool", words)
+    elif facts.login_fails is False:
         return no("login", "the login works, so a connection was free")
-    if facts.alive is not None and facts.alive < 2:
+    elif facts.alive is not None and facts.alive < 2:
         return no("sockets", f"needs living holders; there are {count(facts.alive, 'open socket')}")
     if facts.backends is None:
         return unread(facts, "activity", "how long sessions have been idle")
-    resting = len(facts.resting_for(OLD_SECONDS))
-    words = f"{count(resting, 'session')} idle for more than {OLD_SECONDS:.0f} s"
-    if resting < 2:
+    idle = facts.resting_for(OLD_SECONDS)
+    if taken:
+        idle = [s for s in idle if _idle_since(facts, s, taken.get(whole(s.get("pid"))))]
+    kept = [taken.get(whole(session.get("pid")), {}) for session in idle]
+    words = f"{count(len(idle), 'session')} idle for more than {OLD_SECONDS:.0f} s{_at(facts, kept)}"
+    if len(idle) < 2 and all(map(facts.session, taken)):
         return no("activity", words)
     under_way = requests_under_way(facts)
     if under_way is None:
         return unread(facts, "process", "whether the requests that hold the connections are over")
     words += f", and {under_way} at work for them"
-    if resting - under_way >= 2:
+    sites = [holder.get("site") for holder in kept]
+    if len(idle) - under_way >= 2 and max(map(sites.count, sites)) >= 2:
         return yes("process", words)
     return Answer(None, f"{words}: who holds which", "pool")
 
 
+def _idle_since(facts: Facts, session: dict[str, Any], holder: Optional[dict[str, Any]]) -> bool:
+    """Has the session been idle since this holder took it, save for what a request does at first?"""
+    age = facts.server_age(session.get("state_change")) or 0.0
+    return holder is not None and age > _age(holder) - OLD_SECONDS
+
+
+def _age(one: dict[str, Any]) -> float:
+    return number(one.get("age")) or 0.0
+
+
+def _at(facts: Facts, askers: list[dict[str, Any]], words: str = ", at") -> str:
+    """The place where most of them took or want a connection, in words; empty where none is known."""
+    site = most_common([text(one.get("site")) for one in askers])
+    return f"{words} {facts.short(site)}" if site else ""
+
+
 def requests_under_way(facts: Facts) -> Optional[int]:
-    """How many requests may be under way at most, before the probe: clients connected, and threads at work."""
+    """How many requests that may hold a connection are under way at most, before the probe: clients connected, save
+    those that wait for one, and threads at work."""
     look = doing.before_the_probe(facts)
     connected = number(look.get("connected")) if look else None
     if look is None or connected is None:
         return None
-    return max(whole(connected), sum(work.busy for work in doing.work(facts, look).values()))
+    waiting = sum(not held_by(facts, waiter) for waiter in facts.waiters or [])
+    return max(whole(connected) - waiting, sum(work.busy for work in doing.work(facts, look).values()))
+
+
+def held_by(facts: Facts, waiter: dict[str, Any]) -> int:
+    """How many connections the request that waits for one has. Without request ids the pool counts its thread's:
+    what that took long before was for another request."""
+    tid = whole(waiter.get("tid"))
+    if text(waiter.get("request_id")) or not tid:
+        return whole(waiter.get("holds"))
+    own = [holder for holder in facts.holders or [] if whole(holder.get("tid")) == tid]
+    return sum(_age(holder) - _age(waiter) <= OLD_SECONDS for holder in own)
 
 
 def waiters_already_hold_one(facts: Facts) -> Answer:
     """P: most connections are held by requests that wait for another one."""
     if facts.waiters is not None:
-        nested = [w for w in facts.waiters if whole(w.get("holds"))]
-        held = sum(whole(w.get("holds")) for w in nested)
+        nested = [w for w in facts.waiters if held_by(facts, w)]
+        held = sum(held_by(facts, w) for w in nested)
         used = sum(whole(mapping(status.get("count")).get("used")) for status in facts.full)
         words = f"{held} of {used} connections are held by requests that wait for one more"
-        site = most_common([text(w.get("site")) for w in nested])
-        words += f", at {site}" if site else ""
-        return decided(len(nested) >= 2 and 2 * held >= used, "pool", words)
+        return decided(len(nested) >= 2 and 2 * held >= used, "pool", words + _at(facts, nested))
     open_question = _living_holders(facts, "whether those who wait already hold a connection")
     if open_question.value is not None:
         return open_question
@@ -142,22 +174,24 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
 
 
 def holders_outside_the_database(facts: Facts) -> Answer:
-    """P: holders' requests are alive and do something else than a query. Without P, X: so do threads."""
+    """P: holders' requests are alive and do something else than a query. Without P or request ids, X: so do threads."""
     if facts.holders is not None and facts.activity is not None:
-        queued = {text(w.get("request_id")) for w in facts.waiters or [] if whole(w.get("holds"))} - {""}
-        alive = [
+        queued = {text(w.get("request_id")) for w in facts.waiters or [] if held_by(facts, w)} - {""}
+        waiting = [
             h
             for h in facts.holders
-            if h.get("request_over") is False
+            if h.get("request_over") is not True
             and text(h.get("request_id")) not in queued
-            and (number(h.get("age")) or 0) > 5
+            and _age(h) > 5
+            and not h.get("long_lived")
             and not facts.active_backend(h)
         ]
-        site = most_common([text(h.get("site")) for h in alive])
-        at = most_common([doing.stands_at(facts, h.get("tid")) for h in alive])
-        words = f"{count(len(alive), 'request')} holding a connection for more than 5 s without a query"
-        words += f", taken at {facts.short(site)}" if site else ""
-        return decided(len(alive) >= 2, "pool", words + (f", and now{at}" if at else ""))
+        alive = [h for h in waiting if h.get("request_over") is False]
+        if len(alive) >= 2 or len(waiting) < 2:
+            site = _at(facts, alive, ", taken at")
+            at = most_common([doing.stands_at(facts, h.get("tid")) for h in alive])
+            words = f"{count(len(alive), 'request')} holding a connection for more than 5 s without a query"
+            return decided(len(alive) >= 2, "pool", f"{words}{site}{f', and now{at}' if at else ''}")
     look = doing.before_the_probe(facts)
     open_question = _living_holders(facts, "what the holders of connections do")
     if open_question.value is not None or facts.backends is None or look is None:
