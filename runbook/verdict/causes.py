@@ -538,7 +538,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         "client_suspended",
-        "browsers were suspended; the requests never arrived",
+        "the login works, and browsers report that their network was suspended",
         (login.login_works, log.browser_was_suspended),
         Restart(never, "nothing is wrong here"),
         say("ask the user to reload the page"),

@@ -681,6 +681,15 @@ class Facts:
         return helper - self.postmaster_start > CRASH_SECONDS
 
     @property
+    def recovered_ago(self) -> Optional[float]:
+        """Seconds since it did so, if the app ran then and it is not long ago; else None."""
+        moment = (self.server or {}).get("checkpointer_start")
+        helper, age = seconds_of(moment), self.server_age(moment)
+        if not self.crashed or helper is None or age is None or self.started is None or helper < self.started:
+            return None
+        return age if age < RECENT_SECONDS else None
+
+    @property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:
         """Root pid → the app's sessions that wait for a lock behind it; None when not read."""
         if self.locks is None or self.backends is None:

@@ -666,6 +666,45 @@ def test_under_tls_what_only_the_server_said_stays_open() -> None:
     assert "idle_session_timeout" in dict(judge(*incident).fits)
 
 
+def denied(incident: Incident) -> Incident:
+    """The same without the right to read what lies unread in the app's sockets."""
+    incident.data("sockets").update(last_words=[], peek={"state": "denied", "reason": "ptrace_scope is 1"})
+    return incident
+
+
+@pytest.mark.parametrize("hide", [under_tls, denied])
+def test_a_crash_leaves_a_trace_where_its_words_cannot_be_read(hide: Callable[[Incident], Incident]) -> None:
+    """The connections were ended 900 s ago."""
+    incident = hide(incidents.crash_recovery())
+    incident.data("server")["checkpointer_start"] = at(-880)
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.confidence, verdict.action) == (
+        *("postgres_crash_recovery", "decided"),
+        "restart",
+    )
+    healed = judge(*heals(incident, during={"server_closed": 3}))
+    assert (healed.cause, healed.action) == ("postgres_crash_recovery", "none")
+
+
+@pytest.mark.parametrize(
+    ("hide", "ago"), [(under_tls, 60), (under_tls, 26 * HOUR), (denied, 2 * HOUR), (denied, 26 * HOUR)]
+)
+def test_a_crash_at_another_time_is_not_why_connections_are_dead(
+    hide: Callable[[Incident], Incident], ago: float
+) -> None:
+    """26 h ago the app did not run."""
+    incident = hide(sessions_terminated_failing())
+    incident.data("server")["checkpointer_start"] = at(-ago)
+    assert judge(*incident).cause == "unknown"
+
+
+def test_without_the_right_to_read_the_words_the_log_may_have_them() -> None:
+    incident = denied(sessions_terminated_failing())
+    assert judge(*incident).cause == "unknown"
+    incident.data("log")["during_login"]["terminated_by_administrator"] = 2
+    assert judge(*incident).cause == "sessions_terminated"
+
+
 @pytest.mark.parametrize(
     ("library", "said_at", "wanted"),
     [

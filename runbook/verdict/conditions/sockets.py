@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from .. import doing
 from ..answers import Answer, Condition, count, decided, no, unread, yes
-from ..facts import IDLE_SECONDS, Facts, mapping, number, rows, text, whole
+from ..facts import IDLE_SECONDS, LATELY_SECONDS, Facts, mapping, number, rows, text, whole
 from .log import another_exception
 
 # The clocks of two hosts differ, and a request takes a moment to be seen on the server.
@@ -70,18 +70,22 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
 
     def said(facts: Facts) -> Answer:
         missing = _words(facts, f"whether the server's last words are {sqlstate}, {meaning}")
-        if missing:
-            return missing
         found = facts.words_with(sqlstate)
-        if not found and facts.hidden_words:
-            return _hidden(facts, sqlstate, meaning)
-        return decided(
+        if missing is None and facts.hidden_words and not found:
+            words = f"whether {count(facts.hidden_words, 'connection')} ended with {sqlstate}, {meaning}"
+            words += ": TLS hides the server's words, and the app's log has none of them"
+            missing = Answer(None, words, "sockets")
+        if missing and missing.value is None and facts.held is not None:
+            return _without_words(facts, sqlstate, meaning) or missing
+        return missing or decided(
             found, "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
         )
 
     said.__name__ = f"last_words_{sqlstate}"
     said.__doc__ = (
-        f"S: the server's last words on a connection that the app still holds are {sqlstate}, {meaning}."
+        f"S: the server's last words on a connection that the app still holds are {sqlstate}, {meaning}"
+        "; where they cannot be read, L has them"
+        f"{', or D shows that it recovered from a crash then' if sqlstate == '57P02' else ''}."
     )
     return said
 
@@ -96,20 +100,27 @@ _ENDINGS = {
 }
 
 
-def _hidden(facts: Facts, sqlstate: str, meaning: str) -> Answer:
-    """TLS hides the words. The app's log may have them, and the server's settings what it cannot have said."""
-    hidden = count(facts.hidden_words, "connection")
+def _without_words(facts: Facts, sqlstate: str, meaning: str) -> Optional[Answer]:
+    """Where nobody may read the words, or TLS hides them: the app's log may have them, the server's settings say
+    what it cannot have said, and a crash leaves a trace. None where that tells nothing."""
     name, setting = _ENDINGS[sqlstate]
     if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
         told = facts.logged_now(name) or 0
-        words = f"TLS hides the server's words on {hidden}; {count(told, 'line')} with them in the app's log, {meaning}"
+        words = f"{count(told, 'line')} in the app's log with the server's words, {meaning}"
         return decided(told, "log", words)
     if setting and facts.server_setting(setting) == "0":
         return no("server", f"{setting} is 0 for the app's role")
-    if sqlstate == "57P02" and facts.crashed is False:
+    if sqlstate != "57P02":
+        return None
+    if facts.crashed is False:
         return no("server", "the server's helpers are as old as itself, so it has not recovered from a crash")
-    words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
-    return Answer(None, f"{words}, and the app's log has none of them", "sockets")
+    ago = facts.recovered_ago
+    ended = [
+        number(row.get("idle_seconds")) or 0.0 for row in facts.words or [] if row.get("kind") == "bytes"
+    ]
+    if ago is None or (ended and min(abs(seconds - ago) for seconds in ended) > LATELY_SECONDS):
+        return None
+    return yes("server", f"the server recovered from a crash {ago:.0f} s ago, while the app ran")
 
 
 def dead_ones_matter(facts: Facts) -> Answer:
