@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from . import server
-from .answers import Condition, all_of, any_of, most_common
+from .answers import Condition, all_of, any_of, count, most_common
 from .conditions import connection, database, log, login, pool, process, sockets
 from .facts import POOL_SIZES, Facts, number, text, whole
 
@@ -194,7 +194,11 @@ def _next_held(facts: Facts) -> list[str]:
 def _next_too_small(facts: Facts) -> list[str]:
     room = number((facts.limits or {}).get("headroom"))
     told = facts.on_disk(*POOL_SIZES)
-    within = f"; the server has {room:.0f} slots free" if room is not None else ""
+    if room is not None and room < 1:
+        return [
+            "shed load: the server has no slot free for a larger pool (max_connections, and who has them)"
+        ]
+    within = f"; the server has {count(int(room), 'slot')} free" if room is not None else ""
     return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
 
 

@@ -578,6 +578,30 @@ def test_a_thread_that_leaked_long_ago_and_now_waits_is_no_nested_checkout() -> 
     assert judge(*incident).cause == "nested_checkout"
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_threads_that_wait_for_a_lost_session_are_stuck_though_the_loop_comes_round(told: bool) -> None:
+    """Endpoints in threads, and connections without keepalive that the server has forgotten."""
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    if told:
+        pool(incident, status_document(3, [], []))
+    hold(incident, *(sock(fd) for fd in (11, 12, 13)))
+    backends(incident, session(83, 40013))
+    incident.database["collected_at"] = at(2)
+    asking = [incidents.thread(fd - 10, "poll", fd) for fd in (11, 12)]
+    verdict = judge(*incidents.looked(incident, incidents.thread(0, "epoll"), *asking, connected=2))
+    assert (verdict.cause, verdict.confidence, verdict.action) == ("app_blocked", "decided", "restart")
+
+
+def test_a_pool_is_not_raised_beyond_what_the_server_has() -> None:
+    incident = pool_too_small()
+    assert "the server has 77 slots free" in judge(*incident).next[0]
+    incident.data("limits")["headroom"] = 0
+    verdict = judge(*incident)
+    assert verdict.cause == "pool_too_small"
+    assert not [step for step in verdict.next if "raise the pool" in step]
+    assert "no slot free" in verdict.next[0]
+
+
 def test_two_sessions_behind_different_roots_are_no_contention() -> None:
     """The login works, and two row locks are waited for an instant each."""
     incident = healthy()

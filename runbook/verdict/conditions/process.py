@@ -67,7 +67,10 @@ def heartbeats_share_a_gap(facts: Facts) -> Answer:
 
 
 def threads_stuck(facts: Facts) -> Answer:
-    """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have."""
+    """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have.
+
+    A loop that comes round says nothing of the threads that it gives requests to.
+    """
     hangs = login_hangs(facts)
     if hangs.value is False:
         return no("login", hangs.text)
@@ -78,6 +81,10 @@ def threads_stuck(facts: Facts) -> Answer:
     if known and max(known)[0] > 5:
         age, pid = max(known)
         return yes("pool", f"the event loop of pid {pid} beat {age:.0f} s ago{doing.stands_at(facts, pid)}")
+    waiting = doing.unanswered(facts)
+    lost = sum(state == "none" for _, state in (waiting or {}).values())
+    if lost:
+        return yes("process", f"threads wait on {count(lost, 'connection')} without a session in PostgreSQL")
     if known:
         return no("pool", f"every event loop beat within {max(known)[0]:.0f} s")
     looks = doing.while_it_hangs(facts)
@@ -88,12 +95,8 @@ def threads_stuck(facts: Facts) -> Answer:
     stuck = doing.stuck_loop(facts, looks)
     if refused and stuck:
         return yes("process", f"{stuck}, and {count(refused, 'client')} waited to be accepted")
-    waiting = doing.unanswered(facts)
     if waiting is None:
         return unread(facts, "activity", "whether threads wait for a session that PostgreSQL does not have")
-    lost = sum(state == "none" for _, state in waiting.values())
-    if lost:
-        return yes("process", f"threads wait on {count(lost, 'connection')} without a session in PostgreSQL")
     at_once = "every client was accepted at once, so the event loop comes round"
     return no("process", "no event loop is stuck" if refused else at_once)
 
