@@ -195,9 +195,7 @@ def _next_too_small(facts: Facts) -> list[str]:
     room = number((facts.limits or {}).get("headroom"))
     told = facts.on_disk(*POOL_SIZES)
     if room is not None and room < 1:
-        return [
-            "shed load: the server has no slot free for a larger pool (max_connections, and who has them)"
-        ]
+        return ["shed load, or make room on the server first: it has no slot free for a larger pool"]
     within = f"; the server has {count(int(room), 'slot')} free" if room is not None else ""
     return [f"raise the pool's maximum ({told or 'not found in the settings'}){within}; or shed load"]
 

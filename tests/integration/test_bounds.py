@@ -32,6 +32,8 @@ from tests.lab.postgres import Postgres
 from tests.unit.incidents import healthy
 
 Evidence = dict[str, Any]
+# What reading a host may last, whatever hangs: its deadline, and the moment in which that is noticed.
+MOST_SECONDS = 20.5
 # What a trip may weigh as JSON: the controller has it of every host, in memory and on the disk.
 MOST_BYTES = 4 << 20
 STRANGER = 60_000  # a user id without a name
@@ -46,6 +48,7 @@ def trip(lab: Lab, **changes: Any) -> tuple[Evidence, Evidence]:
     assert took < collect.TRIP_SECONDS + MARGIN_SECONDS, f"the trip took {took:.1f} s"
     host = told["host"]
     assert host
+    assert host["seconds"] <= MOST_SECONDS, f"the host took {host['seconds']:.1f} s"
     return checked(host), checked(told["database"]) if told["database"] else {}
 
 
@@ -79,6 +82,10 @@ def verdict(host: Evidence, database: Evidence | None = None) -> Verdict:
 def processes_of(postmaster: int) -> list[int]:
     """The postmaster and everything below it."""
     return [postmaster, *(p for p in proc.pids() if (proc.stat(p) or {"ppid": 0})["ppid"] == postmaster)]
+
+
+def test_a_trip_has_no_more_time_than_is_promised() -> None:
+    assert collect.TRIP_SECONDS == 20
 
 
 # -- it hangs ----------------------------------------------------------------------------------------------
