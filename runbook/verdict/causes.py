@@ -105,7 +105,7 @@ def _next_node(facts: Facts) -> list[str]:
 
 
 def _next_lock(facts: Facts) -> list[str]:
-    root = database.root_of_lock(facts)
+    root = facts.session(database.longest_queue(facts)[0])
     if not root:
         return ["find the session at the root with pg_blocking_pids() and ask its owner"]
     return [

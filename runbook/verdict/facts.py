@@ -26,9 +26,9 @@ GAP_SECONDS = 3.0
 RECENT_SECONDS = 3600.0
 # The guide's own monitor interval (step 5), in seconds.
 MONITOR_SECONDS = 300.0
-# Kinds of log lines that mean that somebody's request failed for want of a database connection or a login.
-FAILURES = (
-    *("login_error", "pool_exhausted", "server_closed", "connection_refused", "too_many_clients"),
+# Kinds of log lines that mean that somebody's request failed for want of a database connection.
+WITHOUT_CONNECTION = (
+    *("pool_exhausted", "server_closed", "connection_refused", "too_many_clients"),
     *("authentication_failed", "starting_up"),
 )
 # Settings of the pool's maximum, and of what SQLAlchemy's may have beyond it, by the names that people give them.
@@ -383,11 +383,6 @@ class Facts:
         return sum((whole(row.get("pid")), whole(row.get("fd"))) in ended for row in hidden)
 
     @property
-    def silent(self) -> Optional[int]:
-        """How many connections have a silent peer; None when not read."""
-        return None if self.held is None or self.sockets is None else len(self.silent_flows)
-
-    @property
     def silent_flows(self) -> list[str]:
         """``local -> peer`` of the connections whose peer is silent.
 
@@ -530,7 +525,8 @@ class Facts:
         log = mapping(self.log)
         counts = mapping(log.get("counts"))
         first, last = mapping(log.get("first")), mapping(log.get("last"))
-        names = [name for name in FAILURES if seconds_of(first.get(name)) and seconds_of(last.get(name))]
+        kinds = ("login_error", *WITHOUT_CONNECTION)
+        names = [name for name in kinds if seconds_of(first.get(name)) and seconds_of(last.get(name))]
         if not names:
             return None
         begin, end = min(text(first[name]) for name in names), max(text(last[name]) for name in names)

@@ -29,12 +29,11 @@ def _failed(facts: Facts, holds: bool) -> Answer:
 
 def no_answer_to_a_new_connection(facts: Facts) -> Answer:
     """N: no answer to SYN, no route, or the name does not resolve."""
-    answered = _new(facts, "whether the database's host answers")
-    if answered:
-        return answered
     kind = facts.new_error.get("kind")
     silent = kind == "timeout" and facts.new_phase in ("tcp", "resolve")
-    return _failed(facts, kind in ("unresolved", "unreachable") or silent)
+    return _new(facts, "whether the database's host answers") or _failed(
+        facts, silent or kind in ("unresolved", "unreachable")
+    )
 
 
 def new_connection_refused(facts: Facts) -> Answer:
@@ -78,20 +77,15 @@ def pgbouncer_queues(facts: Facts) -> Answer:
     if facts.bouncer.get("pools") is None:
         words = f"how many clients wait at PgBouncer: SHOW POOLS is not for this role ({text(facts.bouncer.get('refused'))})"
         return Answer(None, words, "new_connection")
-    waiting, busy, idle, longest = bouncer_counts(facts)
+    pools = rows(facts.bouncer.get("pools"))
+    waiting, busy = (sum(whole(pool.get(name)) for pool in pools) for name in ("cl_waiting", "sv_active"))
+    idle = sum(whole(pool.get("sv_idle")) + whole(pool.get("sv_used")) for pool in pools)
+    longest = max((whole(pool.get("maxwait")) for pool in pools), default=0)
     words = (
         f"{count(waiting, 'client')} of PgBouncer wait, the first for {longest} s;"
         f" of its server connections {busy} are busy and {idle} idle"
     )
     return decided(waiting and not idle, "new_connection", words)
-
-
-def bouncer_counts(facts: Facts) -> tuple[int, int, int, int]:
-    """(waiting clients, busy and idle server connections, seconds that the first client waits)."""
-    pools = rows(mapping(facts.bouncer).get("pools"))
-    waiting, busy = (sum(whole(pool.get(name)) for pool in pools) for name in ("cl_waiting", "sv_active"))
-    idle = sum(whole(pool.get("sv_idle")) + whole(pool.get("sv_used")) for pool in pools)
-    return waiting, busy, idle, max((whole(pool.get("maxwait")) for pool in pools), default=0)
 
 
 def new_connection_silent(facts: Facts) -> Answer:

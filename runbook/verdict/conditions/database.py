@@ -54,16 +54,11 @@ def root_is_leaked(facts: Facts) -> Answer:
     if look is None or age < OLD_SECONDS:
         return unread(facts, "process", "whether the request that holds the lock is over")
     # Each session that waits is a request of its own; is there another, or a thread at work, that could hold it?
-    clients = whole(look.get("connected")) - sum(s in (facts.backends or []) for s in waiting_sessions(facts))
+    clients = whole(look.get("connected")) - len(waiting)
     busy = sum(work.busy for work in doing.work(facts, look).values())
     if clients > 0 or busy:
         return Answer(None, f"{words}; whether its request is over", "process")
     return yes("process", f"{words}; no request is under way but those that wait")
-
-
-def waiting_sessions(facts: Facts) -> list[dict[str, Any]]:
-    """The sessions in the longest queue for a lock."""
-    return [facts.session(blocked.get("pid")) for blocked in longest_queue(facts)[1]]
 
 
 def slow_statements(facts: Facts) -> Answer:
@@ -110,8 +105,3 @@ def database_was_read(facts: Facts) -> Answer:
     if facts.activity is None:
         return unread(facts, "activity", "the server's side")
     return yes("activity", f"the server has {count(len(facts.backends or []), 'session')} of the app")
-
-
-def root_of_lock(facts: Facts) -> dict[str, Any]:
-    """The session at the root of a lock that the app waits for; empty where it is not known."""
-    return facts.session(longest_queue(facts)[0])

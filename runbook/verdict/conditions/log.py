@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..answers import Answer, count, decided, no, unread, yes
-from ..facts import Facts
+from ..facts import WITHOUT_CONNECTION, Facts
 
 
 def another_exception(facts: Facts) -> Answer:
@@ -12,10 +12,7 @@ def another_exception(facts: Facts) -> Answer:
         return no("login", "the login works")
     if facts.logged_now() is None:
         return unread(facts, "log", "what the app logs when the login fails")
-    about = facts.logged_now(
-        *("pool_exhausted", "server_closed", "connection_refused"),
-        *("too_many_clients", "authentication_failed", "starting_up"),
-    )
+    about = facts.logged_now(*WITHOUT_CONNECTION)
     # A statement that fails and whose connection is then forgotten exhausts the pool, as logins are tried.
     failed = facts.logged_now("sql_error")
     if about and not failed:

@@ -22,7 +22,7 @@ def peer_is_silent(facts: Facts) -> Answer:
     missing = _held(facts, "whether the peer of a connection is silent")
     if missing:
         return missing
-    found = facts.silent or 0
+    found = len(facts.silent_flows)
     return decided(found, "sockets", f"{count(found, 'connection')} to {facts.target} whose peer is silent")
 
 
