@@ -710,6 +710,25 @@ def leaked_lock() -> Incident:
     return backends(incident, *sessions[1:-1], own)
 
 
+def without_requests(incident: Incident, age: float, connected: int, *threads: Json) -> Incident:
+    """Our pool without its middleware knows of no request; its sessions have been idle since they were taken."""
+    holders = incident.data("pool")["processes"][0]["status"]["holders"]
+    for one, held in zip(incident.data("activity")["sessions"][1:], holders):
+        held.update(request_id=None, request_over=None, age=age)
+        one.update(pid=held["backend_pid"], state_change=at(-age))
+    return looked(incident, thread(0, "epoll"), *threads, connected=connected)
+
+
+def leak_without_requests(connected: int = 2) -> Incident:
+    """The two clients that are connected wait for a connection."""
+    return without_requests(connection_leak(), 400.0, connected)
+
+
+def held_without_requests() -> Incident:
+    partners = [thread(index, "recv", to="10.0.7.7:443") for index in range(1, 21)]
+    return without_requests(held_while_waiting(), 45.0, 25, *partners)
+
+
 def fork_shared() -> Incident:
     """A parent and its child hold one connection; a thread waits on it for what the other has read."""
     incident = looked(fails(healthy(), "timeout", seconds=5.0), thread(0, "epoll"), thread(1, "poll", 11))
@@ -812,6 +831,11 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "app_saturated": (app_saturated, Expected("app_saturated", False)),
     "connections_kept": (connections_kept, Expected("connection_leak", True, action="restart")),
     "held_for_a_partner": (held_for_a_partner, Expected("held_while_waiting", False)),
+    "leak_without_requests": (
+        leak_without_requests,
+        Expected("connection_leak", True, action="restart"),
+    ),
+    "held_without_requests": (held_without_requests, Expected("held_while_waiting", False)),
     "slow_queries": (slow_queries, Expected("slow_queries", False)),
     "burst": (burst, Expected("pool_too_small", False)),
     "leaked_lock": (

@@ -70,16 +70,15 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
 
     def said(facts: Facts) -> Answer:
         missing = _words(facts, f"whether the server's last words are {sqlstate}, {meaning}")
-        found = facts.words_with(sqlstate)
-        if missing is None and facts.hidden_words and not found:
-            words = f"whether {count(facts.hidden_words, 'connection')} ended with {sqlstate}, {meaning}"
-            words += ": TLS hides the server's words, and the app's log has none of them"
-            missing = Answer(None, words, "sockets")
-        if missing and missing.value is None and facts.held is not None:
-            return _without_words(facts, sqlstate, meaning) or missing
-        return missing or decided(
-            found, "sockets", f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
-        )
+        if missing and (missing.value is False or facts.held is None):
+            return missing
+        found, hidden = facts.words_with(sqlstate), count(facts.hidden_words, "connection")
+        if found or not (missing or facts.hidden_words):
+            words = f"{count(found, 'connection')} ended by the server with {sqlstate}, {meaning}"
+            return decided(found, "sockets", words)
+        words = f"whether {hidden} ended with {sqlstate}, {meaning}: TLS hides the server's words"
+        tls = Answer(None, f"{words}, and the app's log has none of them", "sockets")
+        return _without_words(facts, sqlstate, meaning) or missing or tls
 
     said.__name__ = f"last_words_{sqlstate}"
     said.__doc__ = (
