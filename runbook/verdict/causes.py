@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 from . import server
 from .answers import Condition, all_of, any_of, count, most_common
 from .conditions import connection, database, log, login, pool, process, sockets
-from .facts import POOL_SIZES, Facts, number, text, whole
+from .facts import OLD_SECONDS, POOL_SIZES, Facts, number, text, whole
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def _next_leak_site(facts: Facts) -> list[str]:
 def _next_holders(facts: Facts) -> list[str]:
     root = database.root_is_leaked(facts)
     lock = [f"{root.text}; a restart ends it, with its transaction"] if root.value else []
-    kept = [h for h in facts.holders or [] if not h.get("long_lived")]
-    kept = [h for h in kept if h.get("request_over") is True] or [
-        h for h in kept if h.get("request_over") is None
-    ]
+    idle = {whole(session.get("pid")) for session in facts.resting_for(OLD_SECONDS)}
+    held = [h for h in facts.holders or [] if not h.get("long_lived")]
+    unnamed = [h for h in held if h.get("request_over") is None and whole(h.get("backend_pid")) in idle]
+    kept = [h for h in held if h.get("request_over") is True] or unnamed
     if kept:
         return [*lock, f"send ticket.md to the owner of {_sites(facts, kept)}: it keeps what it took"]
     query = most_common([text(s.get("query")) for s in facts.resting if len(text(s.get("query"))) > 9])

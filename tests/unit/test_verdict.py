@@ -526,6 +526,17 @@ def test_a_leak_without_request_ids_names_the_line_that_keeps_what_it_took() -> 
     assert "backend/services/lab.py:58" in verdict.next[0]
 
 
+def test_who_waits_behind_a_leaked_lock_is_not_who_keeps_it() -> None:
+    """Without request ids: the one that idles in its transaction was taken elsewhere."""
+    incident = incidents.leaked_lock()
+    pids = [one["pid"] for one in incident.data("activity")["sessions"][1:]]
+    holders = [{**incidents.holder(pid, 600.0, None), "backend_pid": pid, "request_id": None} for pid in pids]
+    holders[-1]["site"] = "backend/services/batch.py:7"
+    verdict = judge(*pool(incident, status_document(21, holders, [], maximum=30)))
+    assert verdict.cause == "connection_leak"
+    assert "backend/services/batch.py:7 (1 of 1)" in verdict.next[1]
+
+
 @pytest.mark.parametrize("connected", [22, 5])
 def test_a_leak_without_request_ids_is_open_while_requests_may_hold_the_connections(connected: int) -> None:
     """Coroutines that wait for a partner need no thread; and where nothing was looked at, nothing is known."""
