@@ -19,7 +19,7 @@ class ActionModule(Action):
     """Adds who and in which run to the module's request; the run's notes are what the record is made of."""
 
     def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """The result of the module; ``act`` and ``problems`` of a plan, ``result`` and ``healthy`` else."""
+        """The result of the module; ``act`` and ``problems`` of a plan, ``result`` and ``healthy`` of ``apply``."""
         run, host = Run.begun(variables), variables["inventory_hostname"]
         operation = self._task.args["operation"]
         request = {**self._task.args["request"], "operation": operation, "who": who(), "run_id": run.id}
@@ -39,11 +39,13 @@ class ActionModule(Action):
         if not told:
             words = no_answer(answer)
             told = {"result": "lost", "why": words, "healthy": False, "problems": [words]}
+            if operation in ("out", "back"):
+                return {"failed": True, "msg": words}
         run.note(f"{operation}/{file_name(host)}.json", {"host": host, **told})
         if operation == "plan":
             for words in (*told["problems"], *(planned(told) if "act" in told else ())):
                 run.say(host, words)
-        else:
+        elif operation == "apply":
             run.say(host, self._progress(run, place, told))
         changes = {key: answer[key] for key in ("changed", "diff") if key in answer}
         return {**changes, "told": told, "ansible_facts": run.facts()}

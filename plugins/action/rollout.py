@@ -52,7 +52,7 @@ class ActionModule(OnController):
     def _record(self, run: Run, failed: Optional[str]) -> None:
         """One line for each rollout that touched a host, whoever of several failed hosts comes first."""
         done, settings = run.notes("apply"), list(run.notes("settings").values())
-        hosts = results(run.notes("plan"), done)
+        hosts = results(run.notes("plan"), done, set(run.notes("out")) - set(run.notes("back")))
         try:
             os.close(os.open(run.path / "recorded", os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:

@@ -12,7 +12,7 @@ description:
   - What is loaded decides. A host on which this was interrupted is finished or undone by the next call.
 author: The Pool Runbook authors
 options:
-  operation: {description: Say what would be done and what speaks against it; or do it., type: str, choices: [plan, apply], required: true}
+  operation: {description: Say what would be done and what speaks against it; or do it. Out and back are said to the host before and after a balancer is., type: str, choices: [plan, out, apply, back], required: true}
   service: {description: The systemd unit., type: str, required: true}
   group: {description: The group that may read the files; also the user of the check., type: str, required: true}
   environment_file: {description: Where the variables are written., type: path, required: true}
@@ -68,11 +68,11 @@ told: {description: What would be done, or what was done., returned: always, typ
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.runbook.act.configuration import apply, plan
+from ..module_utils.runbook.act.configuration import apply, mark, plan
 from ..module_utils.runbook.act.service import Failed, Refused
 
 ARGUMENTS = {
-    "operation": {"type": "str", "choices": ["plan", "apply"], "required": True},
+    "operation": {"type": "str", "choices": ["plan", "out", "apply", "back"], "required": True},
     "service": {"type": "str", "required": True},
     "group": {"type": "str", "required": True},
     "environment_file": {"type": "path", "required": True},
@@ -95,19 +95,22 @@ ARGUMENTS = {
     "login_attempts": {"type": "int", "default": 0},
     "probe": {"type": "bool", "default": True},
     "repair": {"type": "bool", "default": False},
+    "into_traffic": {"type": "bool", "default": False},
     "idle_cut_seconds": {"type": "float", "default": 0},
     "log": {"type": "path", "required": True},
     "who": {"type": "str", "required": True},
     "run_id": {"type": "str", "required": True},
 }
 
+WORK = {"plan": plan, "out": mark, "apply": apply, "back": mark}
+
 
 def main() -> None:
     """Say it, or do it."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        acts = module.params["operation"] == "apply" and not module.check_mode
-        told = apply(module.params) if acts else plan(module.params)
+        asked = plan if module.check_mode else WORK[module.params["operation"]]
+        told = asked(module.params)
     except (Refused, Failed) as refused:
         module.fail_json(msg=str(refused))
     changed = told["act"] and module.check_mode if "act" in told else told["result"] in ("done", "undone")

@@ -4,11 +4,14 @@ What is *loaded* decides: the values that the running processes tell, not what t
 beside the environment file is written before anything is touched and removed when all is proven. While it
 is there the host is out of traffic and not done; whoever comes next, after a controller that was killed, a
 lost connection or a power cut, goes on from it: to the values that he brings, or back to those that it keeps.
+A mark beside it is there as long as a load balancer is to be told that the host is back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import grp
+import http.client
 import json
 import os
 import re
@@ -45,6 +48,9 @@ _HEADROOM = """
            (SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout') AS idle_milliseconds
     FROM pg_roles r WHERE r.rolname = current_user"""
 
+# What may break on the way, beside what the steps themselves find: a full disk, a missing directory, half an answer.
+_BREAKS = (Failed, OSError, ValueError, http.client.HTTPException)
+
 Request = dict[str, Any]
 Values = dict[str, str]
 Told = TypeVar("Told")
@@ -59,6 +65,7 @@ class Seen(NamedTuple):
     pools: list[dict[str, Any]]  # a row for each process with a status socket, see step2_pool
     journal: Optional[dict[str, Any]]
     texts: dict[str, Optional[str]]  # path → what is on disk
+    mark: Optional[dict[str, Any]] = None  # who took it out of the balancer, and did not bring it back
 
 
 # -- the values ------------------------------------------------------------------------------------------
@@ -130,13 +137,18 @@ def _look(request: Request) -> Seen:
     pid = int(unit.get("MainPID") or 0)
     pids = process.service_pids(unit, None, []) if pid else []
     texts = {path: _read(path) for path, _ in _files(request)}
-    journal = json.loads(_read(_journal(request)) or "null")
+    journal, mark = (json.loads(_read(path) or "null") for path in (_journal(request), _mark(request)))
     pools = step2_pool.collect(pids, request["status_directories"], _ASK)["processes"]
-    return Seen(unit, pid, (settings.environ(pid) if pid else None) or {}, pools, journal, texts)
+    environ = (settings.environ(pid) if pid else None) or {}
+    return Seen(unit, pid, environ, pools, journal, texts, mark)
 
 
 def _journal(request: Request) -> str:
     return f"{request['environment_file']}.rollout"
+
+
+def _mark(request: Request) -> str:
+    return f"{request['environment_file']}.balancer"
 
 
 def _read(path: str) -> Optional[str]:
@@ -177,9 +189,15 @@ def _stale(request: Request, seen: Seen, values: Values) -> dict[tuple[str, str]
     ticks = (proc.stat(seen.pid) or {}).get("start_ticks", 0)
     for path in request["newer"]:
         # /proc tells whole ticks since a boot told in whole seconds: a second of doubt counts as newer
-        if Path(path).exists() and Path(path).stat().st_mtime > proc.boot_time() + ticks / proc.TICKS + 1:
+        if _newest(path) > proc.boot_time() + ticks / proc.TICKS + 1:
             found.setdefault((path, "older"), []).append(seen.pid)
     return found
+
+
+def _newest(path: str) -> float:
+    """When the file, or anything in the directory, was changed last; 0 where there is none."""
+    there = (each for each in (Path(path), *Path(path).rglob("*")) if os.path.lexists(each))
+    return max((each.lstat().st_mtime for each in there), default=0.0)
 
 
 def _shown(request: Request, name: str, value: Optional[str]) -> str:
@@ -200,7 +218,7 @@ def _owner(request: Request) -> tuple[int, int]:
 
 def _differs_on_disk(request: Request, seen: Seen) -> bool:
     wanted = _wanted(request)
-    if wanted != seen.texts:
+    if wanted != seen.texts or _halves(request):
         return True
     found = {(s.st_mode & 0o7777, s.st_gid, s.st_uid) for s in map(os.stat, wanted)}
     return found != {(*_owner(request), 0)}
@@ -213,12 +231,10 @@ def _ready(url: str) -> str:
         with opener.open(url, timeout=_ASK + 3):
             return ""
     except urllib.error.HTTPError as error:
-        text = error.read(4096).decode("utf-8", "replace")
-        try:
-            return str(json.loads(text)["reason"])
-        except (ValueError, KeyError, TypeError):
-            return f"{url} answers {error.code}"
-    except OSError as error:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return str(json.loads(error.read(4096))["reason"])
+        return f"{url} answers {error.code}"
+    except (OSError, http.client.HTTPException) as error:
         return f"{url}: {getattr(error, 'reason', error)}"
 
 
@@ -233,33 +249,30 @@ def plan(request: Request) -> dict[str, Any]:
     """
     values = _values(request)
     masker = Masker(request["secrets"].values())
+    acting = process.lock_holder(process.state_directory(None))  # before the look: so it is never missed
     seen = _look(request)
+    left = seen.journal or seen.mark or acting
     stale = _stale(request, seen, values)
     on_disk = parse(seen.texts.values())
-    write = [
-        _differs(request, name, on_disk.get(name), values.get(name), "")
-        for name in sorted({**on_disk, **values})
-        if on_disk.get(name) != values.get(name)
-    ]
+    names = [n for n in sorted({**on_disk, **values}) if on_disk.get(n) != values.get(n)]
+    write = [_differs(request, name, on_disk.get(name), values.get(name), "") for name in names]
+    changed = {name: _shown(request, name, on_disk.get(name)) for name in names if on_disk}
+    changed.update({name: has for name, has in stale if name not in request["newer"]})
     if not on_disk:  # one line for a new host; the diff has them all
         write = [f"there is no file yet, {len(values)} values are wanted"]
     elif not write and _differs_on_disk(request, seen):
-        write = ["owner, rights or text that is no variable"]
+        write = ["owner, rights, text that is no variable, or half a file of an interrupted run"]
     restart = [
         _differs(request, name, has, values.get(name), f" in pid {', '.join(map(str, pids))}")
         for (name, has), pids in sorted(stale.items())
     ]
     told: dict[str, Any] = {
-        "act": bool(write or stale or seen.journal or not seen.pid),
+        "act": bool(write or stale or left or not seen.pid),
         "write": write,
         "restart": restart,
         "start": not seen.pid,
-        "changes": {
-            n: [has, _shown(request, n, values.get(n))] for n, has in stale if n not in request["newer"]
-        },
-        "interrupted": {key: (seen.journal or {}).get(key) for key in ("who", "run_id", "since", "step")}
-        if seen.journal
-        else None,
+        "changes": {name: [has, _shown(request, name, values.get(name))] for name, has in changed.items()},
+        "interrupted": {key: left.get(key) for key in ("who", "run_id", "since", "step")} if left else None,
         "diff": _diff(request, seen),
         "server": f"{values['POSTGRES_HOST']}:{values['POSTGRES_PORT']}",
         "connections": request["workers"] * int(values["POSTGRES_POOL_MAX_CONNECTIONS"]),
@@ -272,7 +285,14 @@ def plan(request: Request) -> dict[str, Any]:
             told["problems"] = [f"{request['service']} is not on this host: playbooks/site.yml deploys it"]
         return told
     problems = _refused_by_the_app(request, values) + _refused_by_the_server(request, values, told)
-    problems += [] if request["repair"] or seen.journal else _ill(request, seen)
+    problems += [] if request["repair"] or seen.journal or acting else _ill(request, seen)
+    if seen.mark and not request["into_traffic"]:
+        problems.append(
+            "rollout {run_id} by {who} took it out of the balancer: give rollout_into_traffic, or remove".format(
+                **seen.mark
+            )
+            + f" {_mark(request)} when it is back"
+        )
     told["problems"] = [masker.text(words) for words in problems]
     return told
 
@@ -335,6 +355,16 @@ def _ill(request: Request, seen: Seen) -> list[str]:
 # -- the transaction -------------------------------------------------------------------------------------
 
 
+def mark(request: Request) -> dict[str, Any]:
+    """Before the balancer is told that the host goes (``operation`` out), and after it was told that it is back."""
+    if request["operation"] == "out":
+        told = {"who": request["who"], "run_id": request["run_id"], "since": rfc3339(time.time())}
+        write_whole(Path(_mark(request)), json.dumps({**told, "step": "the balancer"}), 0o600, 0)
+    else:
+        Path(_mark(request)).unlink(missing_ok=True)
+    return {"result": request["operation"]}
+
+
 def apply(request: Request) -> dict[str, Any]:
     """Bring the values into use and prove it, or undo it; never raises for either.
 
@@ -346,7 +376,7 @@ def apply(request: Request) -> dict[str, Any]:
     masker = Masker(request["secrets"].values())
     outcome: dict[str, Any] = {"result": "unchanged", "why": "", "healthy": True}
     try:
-        with Lock(state, request["who"], request["run_id"], 2 * request["ready_timeout"]):
+        with Lock(state, request["who"], request["run_id"], _patience(request)):
             try:
                 _transact(request, outcome)
             finally:
@@ -354,9 +384,17 @@ def apply(request: Request) -> dict[str, Any]:
                 if outcome["result"] != "unchanged":
                     what = {"action": "rollout", "what": request["environment_file"]}
                     audit(state, request, outcome, what)
-    except (Refused, Failed) as refused:  # before anything was touched: later, what fails is undone
-        outcome.update(result="refused", why=str(refused), seconds=round(time.monotonic() - began, 3))
+    except (Refused, *_BREAKS) as refused:  # before anything was touched: later, what fails is undone
+        result = "refused" if outcome["result"] == "unchanged" else outcome["result"]
+        why, seconds = masker.text(str(refused)), round(time.monotonic() - began, 3)
+        outcome.update(result=result, why=why, seconds=seconds)
     return outcome
+
+
+def _patience(request: Request) -> float:
+    """Seconds in which whoever has the lock is done, also with a change that he undoes."""
+    start = 2 * _CHECK + _RESTART + 2 * request["ready_timeout"] + _LOGIN
+    return _CONNECT + float(request["drain_seconds"] + request["drain_timeout"] + 2 * start)
 
 
 def _transact(request: Request, outcome: dict[str, Any]) -> None:
@@ -376,6 +414,7 @@ def _transact(request: Request, outcome: dict[str, Any]) -> None:
         "previous": _proven(request, seen),
         "in_traffic": not Path(request["drain_file"]).exists() if request["drain_file"] else True,
     }
+    _step(request, journal, "drain")
     try:
         _drain(request, seen, journal)
         _step(request, journal, "write")
@@ -384,18 +423,16 @@ def _transact(request: Request, outcome: dict[str, Any]) -> None:
         main = _restart(request) if stale or not seen.pid else seen.pid
         _step(request, journal, "gate")
         _gate(request, values, main)
+        _back(request, journal)
         outcome.update(result="done", why="every process has the values, the app is ready, the login works")
-    except Failed as failed:
+    except _BREAKS as failed:
         outcome.update(result="undone", why=str(failed))
         try:
             _undo(request, journal)
-        except Failed as worse:
+            _back(request, journal)
+        except _BREAKS as worse:
             back = f"{outcome['why']}; and with its former values: {worse}; it stays out of traffic"
             outcome.update(healthy=False, why=back)
-            return
-    if journal["in_traffic"] and request["drain_file"]:
-        Path(request["drain_file"]).unlink(missing_ok=True)
-    Path(_journal(request)).unlink()
 
 
 def _proven(request: Request, seen: Seen) -> dict[str, Optional[str]]:
@@ -418,7 +455,6 @@ def _step(request: Request, journal: dict[str, Any], name: str) -> None:
 
 def _drain(request: Request, seen: Seen, journal: dict[str, Any]) -> None:
     """Out of traffic: the app says that it is not ready, the balancer notices, what is under way ends."""
-    _step(request, journal, "drain")
     drain_file = request["drain_file"]
     if drain_file:
         told = "out of traffic for rollout {run_id} by {who} since {since}\n".format(**journal)
@@ -432,6 +468,12 @@ def _drain(request: Request, seen: Seen, journal: dict[str, Any]) -> None:
     port, deadline = login.port_of(request["ready_url"]), time.monotonic() + request["drain_timeout"]
     while _connections(port) and time.monotonic() < deadline:  # those left have the app's own time to stop
         time.sleep(_POLL)
+
+
+def _back(request: Request, journal: dict[str, Any]) -> None:
+    if journal["in_traffic"] and request["drain_file"]:
+        Path(request["drain_file"]).unlink(missing_ok=True)
+    Path(_journal(request)).unlink()
 
 
 def _connections(port: int) -> int:
@@ -471,7 +513,9 @@ def _gate(request: Request, values: Values, main: int) -> None:
 
 def _not_yet(request: Request, seen: Seen, values: Values) -> str:
     for (name, has), pids in _stale(request, seen, values).items():
-        return f"pid {pids[0]} has {name} {has}"
+        # what is wanted no more and still there is systemd's: it has a PATH, LANG and HOME of its own
+        if name in values or name in request["newer"]:
+            return f"pid {pids[0]} has {name} {has}"
     pools = [row["status"] for row in seen.pools if row["status"]]
     workers = int(values.get("APP_WORKERS", 1)) if request["status_sockets"] else 0
     if len(pools) < workers:
@@ -512,7 +556,15 @@ def _await(asked: Callable[[], Told], seconds: float, words: str) -> Told:
     return told
 
 
+def _halves(request: Request) -> list[Path]:
+    """What `write_whole` leaves when it is killed; it may hold a secret."""
+    whole = map(Path, (*(path for path, _ in _files(request)), _journal(request)))
+    return [half for path in whole for half in path.parent.glob(f".{path.name}.{'?' * 8}")]
+
+
 def _write_all(request: Request, texts: Mapping[str, Optional[str]]) -> None:
+    for half in _halves(request):
+        half.unlink()
     for path, text in texts.items():
         if text is None:
             Path(path).unlink(missing_ok=True)

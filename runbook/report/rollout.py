@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Optional
 
 _ENDS = {
     "done": "has the new values, proven",
     "unchanged": "had them already",
-    "undone": "has its former values back, proven, and is in traffic",
+    "undone": "has its former values back, proven",
     "not begun": "untouched",
     "refused": "untouched",
     "lost": "not known: the next run finishes or undoes it",
@@ -21,8 +22,11 @@ def planned(plan: Document) -> list[str]:
     lines = []
     if plan["interrupted"]:
         told = plan["interrupted"]
+        whose = f"{told['run_id']} by {told['who']}"
         lines.append(
-            f"finish: rollout {told['run_id']} by {told['who']} was interrupted here (at {told['step']})"
+            f"finish: rollout {whose} was interrupted here (at {told['step']})"
+            if told["step"]
+            else f"wait: run {whose} is acting here"
         )
     lines += [f"write: {words}" for words in plan["write"]]
     lines += [f"restart: {words}" for words in plan["restart"]]
@@ -56,8 +60,11 @@ def seconds_left(elapsed: float, done: int, wanted: int) -> float:
     return elapsed / done * max(0, wanted - done) if done else 0.0
 
 
-def results(plans: dict[str, Document], done: dict[str, Document]) -> dict[str, Document]:
-    """host → ``{result, why, healthy, changes, seconds}``, for the record and the screen."""
+def results(
+    plans: dict[str, Document], done: dict[str, Document], out: Collection[str] = ()
+) -> dict[str, Document]:
+    """host → ``{result, why, healthy, balancer, changes, seconds}``, for the record and the screen. ``out``: the
+    plans of hosts that the balancer was not told to take back."""
     found = {}
     for name, plan in plans.items():
         told = done.get(name, {"result": "not begun" if plan["act"] else "unchanged"})
@@ -65,6 +72,7 @@ def results(plans: dict[str, Document], done: dict[str, Document]) -> dict[str, 
             "result": told["result"],
             "why": told.get("why", ""),
             "healthy": told.get("healthy", True),
+            "balancer": name not in out,
             "changes": plan["changes"],
             "seconds": told.get("seconds", 0),
         }
@@ -76,8 +84,14 @@ def end(hosts: dict[str, Document], failed: Optional[str]) -> list[str]:
     told: dict[str, list[str]] = {}
     for host, row in sorted(hosts.items()):
         words = _ENDS[row["result"]]
-        if not row["healthy"] and row["result"] != "lost":
+        if row["result"] == "lost":
+            pass
+        elif not row["healthy"]:
             words = "is NOT HEALTHY and out of traffic"
+        elif not row["balancer"]:
+            words += ", but may be OUT OF THE BALANCER: the next run brings it back"
+        elif row["result"] == "undone":
+            words += ", and is in traffic"
         if row["why"] and row["result"] != "done":
             words += f": {row['why']}"
         told.setdefault(words, []).append(host)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +18,7 @@ from hypothesis import strategies as st
 
 from runbook.act import configuration
 from runbook.act.configuration import idle_problems, parse, pool_differences, render
-from runbook.act.service import Failed, Refused
+from runbook.act.service import Failed, Lock, Refused
 from runbook.pool.settings import read_environment_file
 from runbook.report.rollout import end, over_budget, planned, results, seconds_left
 
@@ -162,6 +170,21 @@ def test_the_end_says_what_became_of_every_host() -> None:
     assert "d   had them already" in lines
 
 
+def test_the_end_says_whom_the_balancer_was_not_told_to_take_back() -> None:
+    plans = {name: {**PLAN, "host": name} for name in ("a", "b", "c", "d")}
+    done = {
+        "a": {"result": "done", "healthy": True},
+        "b": {"result": "undone", "healthy": True},
+        "c": {"result": "done", "healthy": True},
+    }
+    lines = end(results(plans, done, {"a", "b", "d"}), "the balancer does not answer")
+    out = ", but may be OUT OF THE BALANCER: the next run brings it back"
+    assert f"  a   has the new values, proven{out}" in lines
+    assert f"  b   has its former values back, proven{out}" in lines
+    assert "  c   has the new values, proven" in lines
+    assert f"  d   untouched{out}" in lines
+
+
 POOL: dict[str, Any] = {
     **STATUS,
     "pid": 7,
@@ -207,3 +230,250 @@ def test_the_gate(
             configuration._gate(request, VALUES, 7)
     else:
         configuration._gate(request, VALUES, 7)
+
+
+class Host:
+    """A host without systemd: its files are real, its process has what it was started with."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory, self.state = directory, directory / "state"
+        self.environ = dict(VALUES)
+        self.ready, self.starts = "", 0
+        self.request: dict[str, Any] = {
+            "operation": "apply",
+            "service": "app.service",
+            "environment_file": str(directory / "app.env"),
+            "private_file": str(directory / "secrets.env"),
+            "variables": {name: value for name, value in VALUES.items() if name != "POSTGRES_PASSWORD"},
+            "secrets": {"POSTGRES_PASSWORD": VALUES["POSTGRES_PASSWORD"]},
+            "newer": [],
+            "workers": 1,
+            "status_sockets": False,
+            "status_directories": [],
+            "check_command": [],
+            "drain_file": str(directory / "out-of-traffic"),
+            "drain_seconds": 0,
+            "drain_timeout": 0,
+            "ready_url": "http://127.0.0.1:1/readyz",
+            "ready_timeout": 0,
+            "repair": True,
+            "into_traffic": True,
+            "log": str(directory / "app.log"),
+            "who": "ops@bastion",
+            "run_id": "r2",
+        }
+        for path, values in configuration._files(self.request):
+            Path(path).write_text(render(values))
+            Path(path).chmod(0o640)
+        changes: dict[str, Any] = {
+            "_unit": lambda _: {"LoadState": "not-found"},
+            "_look": self.look,
+            "_owner": lambda _: (0o640, os.getgid()),
+            "_restart": self.restart,
+            "_ready": lambda _: self.ready,
+            "prove": lambda _: {"ok": True},
+        }
+        for name, value in changes.items():
+            monkeypatch.setattr(configuration, name, value)
+        monkeypatch.setattr(configuration.process, "state_directory", lambda _: self.state)
+
+    def look(self, request: dict[str, Any]) -> configuration.Seen:
+        texts = {path: configuration._read(path) for path, _ in configuration._files(request)}
+        journal, mark = (
+            json.loads(configuration._read(of(request)) or "null")
+            for of in (configuration._journal, configuration._mark)
+        )
+        return configuration.Seen({}, os.getpid(), self.environ, [], journal, texts, mark)
+
+    def restart(self, request: dict[str, Any]) -> int:
+        self.starts += 1
+        self.environ = parse(configuration._read(path) for path, _ in configuration._files(request))
+        return os.getpid()
+
+    def want(self, **changes: str) -> None:
+        self.request["variables"] = {**self.request["variables"], **changes}
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.directory.iterdir()} - {"app.env", "secrets.env", "state"}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def test_new_values_are_written_and_loaded_and_nothing_is_left(host: Host) -> None:
+    host.want(APP_PORT="8001")
+    told = configuration.apply(host.request)
+    assert (told["result"], told["healthy"], host.environ["APP_PORT"]) == ("done", True, "8001")
+    assert not host.left()
+
+
+@pytest.mark.parametrize(
+    "trouble", [OSError(28, "No space left on device"), ValueError("x"), http.client.IncompleteRead(b"")]
+)
+def test_whatever_breaks_on_the_way_is_undone(
+    host: Host, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    write, troubles = configuration._write_all, [trouble]
+
+    def breaks_once(request: dict[str, Any], texts: dict[str, str | None]) -> None:
+        if troubles:
+            raise troubles.pop()
+        write(request, texts)
+
+    monkeypatch.setattr(configuration, "_write_all", breaks_once)
+    host.want(APP_PORT="8001")
+    told = configuration.apply(host.request)
+    assert (told["result"], told["healthy"], told["why"]) == ("undone", True, str(trouble))
+    assert parse([(host.directory / "app.env").read_text()])["APP_PORT"] == "8000"
+    assert not host.left()
+
+
+def test_a_drain_file_that_has_no_directory_leaves_the_host_as_it_was(host: Host) -> None:
+    host.request["drain_file"] = str(host.directory / "nowhere" / "out-of-traffic")
+    host.want(APP_PORT="8001")
+    told = configuration.apply(host.request)
+    assert (told["result"], told["healthy"], host.starts) == ("undone", True, 0)
+    assert not host.left()
+
+
+def test_a_host_whose_journal_cannot_be_written_is_untouched(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(configuration, "_step", full)
+    host.want(APP_PORT="8001")
+    told = configuration.apply(host.request)
+    assert (told["result"], told["healthy"], host.starts) == ("refused", True, 0)
+    assert "No space left" in told["why"]
+    assert not host.left()
+
+
+def test_half_an_answer_is_no_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body of a 503 is cut off: it is said as what it is, and not raised."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 100\r\n\r\n{")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "answers 503" in configuration._ready(f"http://127.0.0.1:{server.getsockname()[1]}/readyz")
+        thread.join()
+
+
+def test_a_host_that_nobody_brought_back_is_in_the_plan(host: Host) -> None:
+    assert not configuration.plan(host.request)["act"]
+    configuration.mark({**host.request, "operation": "out", "run_id": "r1"})
+    told = configuration.plan(host.request)
+    assert (told["act"], told["problems"]) == (True, [])
+    assert planned({**PLAN, **told}) == [
+        "finish: rollout r1 by ops@bastion was interrupted here (at the balancer)"
+    ]
+    assert configuration.apply(host.request)["result"] == "unchanged"
+    configuration.mark({**host.request, "operation": "back"})
+    assert not configuration.plan(host.request)["act"]
+    assert not host.left()
+
+
+def test_who_cannot_bring_a_host_back_is_told(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "_refused_by_the_server", lambda *_: [])
+    look = host.look
+    monkeypatch.setattr(
+        configuration, "_look", lambda request: look(request)._replace(unit={"LoadState": "loaded"})
+    )
+    configuration.mark({**host.request, "operation": "out", "run_id": "r1"})
+    (words,) = configuration.plan({**host.request, "into_traffic": False})["problems"]
+    assert f"give rollout_into_traffic, or remove {host.directory}/app.env.balancer when it is back" in words
+
+
+def test_a_plan_waits_for_whoever_works_on_the_host(host: Host) -> None:
+    """After a controller that was killed the module goes on, and its journal may not be there yet."""
+    with Lock(host.state, "ops@bastion", "r1"):
+        told = configuration.plan(host.request)
+    assert told["act"]
+    assert planned({**PLAN, **told}) == ["wait: run r1 by ops@bastion is acting here"]
+
+
+def test_the_patience_is_that_of_a_change_which_fails(host: Host) -> None:
+    """With no time for the app to get ready, a restart and its undoing still take theirs."""
+    held = Lock(host.state, "ops@bastion", "r1")
+    held.__enter__()
+    ended = threading.Timer(0.5, held.__exit__)
+    ended.start()
+    assert configuration.apply(host.request)["result"] == "unchanged"
+    ended.join()
+
+
+def test_a_variable_that_systemd_sets_too_can_be_removed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.want(LANG="de_DE.UTF-8")
+    assert configuration.apply(host.request)["result"] == "done"
+    del host.request["variables"]["LANG"]
+
+    def restart(request: dict[str, Any]) -> int:
+        pid = host.restart(request)
+        host.environ = {"LANG": "C.UTF-8", **host.environ}
+        return pid
+
+    monkeypatch.setattr(configuration, "_restart", restart)
+    assert "LANG" in configuration.plan(host.request)["changes"]
+    told = configuration.apply(host.request)
+    assert (told["result"], host.environ["LANG"]) == ("done", "C.UTF-8"), told["why"]
+    assert not configuration.plan(host.request)["act"]
+
+
+def test_a_file_deep_in_the_source_is_newer_than_the_process(host: Host) -> None:
+    deep = host.directory / "src" / "backend"
+    deep.mkdir(parents=True)
+    (deep / "main.py").touch()
+    host.request["newer"] = [str(host.directory / "src")]
+    long_ago = time.time() - 100 * 365 * 86400
+    for path in (deep / "main.py", deep, deep.parent):
+        os.utime(path, (long_ago, long_ago))
+    assert not configuration.plan(host.request)["act"]
+    future = time.time() + 3600
+    os.utime(deep / "main.py", (future, future))
+    assert configuration.plan(host.request)["restart"] == [f"{deep.parent} is newer than pid {os.getpid()}"]
+
+
+def test_half_a_file_that_may_hold_a_secret_does_not_stay(host: Host) -> None:
+    half = host.directory / ".secrets.env.ab_c1234"
+    half.write_text("POSTGRES_PASSWORD=")
+    assert configuration.plan(host.request)["act"]
+    assert configuration.apply(host.request)["result"] == "done"
+    assert not host.left()
+    assert not configuration.plan(host.request)["act"]
+
+
+def test_what_somebody_edited_on_disk_is_in_the_record_from_and_to(host: Host) -> None:
+    file = host.directory / "app.env"
+    file.write_text(file.read_text().replace("8000", "9000"))
+    assert configuration.plan(host.request)["changes"] == {"APP_PORT": ["9000", "8000"]}
+
+
+@pytest.mark.parametrize(
+    ("open_now", "timeout", "looks"), [([2, 1, 0], 60, 3), ([1], 0, 1)], ids=["they end", "one does not"]
+)
+def test_what_is_under_way_ends_first_but_not_for_ever(
+    host: Host, monkeypatch: pytest.MonkeyPatch, open_now: list[int], timeout: float, looks: int
+) -> None:
+    asked: list[int] = []
+
+    def connections(port: int) -> int:
+        asked.append(port)
+        return open_now[len(asked) - 1]
+
+    monkeypatch.setattr(configuration, "_connections", connections)
+    monkeypatch.setattr(configuration, "_POLL", 0)
+    journal = {"run_id": "r1", "who": "ops@bastion", "since": "now"}
+    host.request["drain_timeout"] = timeout
+    configuration._drain(host.request, host.look(host.request), journal)
+    assert asked == [1] * looks
+    assert "out of traffic for rollout r1" in Path(host.request["drain_file"]).read_text()
