@@ -32,7 +32,8 @@ class ActionModule(OnController):
         elif operation == "decide":
             plans = run.notes("plan")
             problems = [f"{p['host']}: {words}" for p in plans.values() for words in p["problems"]]
-            problems += over_budget({**plans, **_not_planned(variables, plans)}, self._slots(variables))
+            plans.update(_not_planned(variables, plans))
+            problems += over_budget(plans, _slots(variables, plans))
             if problems:
                 result.update(failed=True, msg=f"refused, nothing was touched: {'; '.join(problems)}")
         else:
@@ -41,13 +42,6 @@ class ActionModule(OnController):
             if failed:
                 result.update(failed=True, msg=failed)
         return result
-
-    @staticmethod
-    def _slots(variables: dict[str, Any]) -> Optional[int]:
-        """What the server will give when this run may restart it; None when it stays as it is."""
-        servers = variables["groups"].get("postgres", [])
-        server = variables["hostvars"][servers[0]] if servers else {}
-        return slots_of(server) if boolean(server.get("postgres_restart", False)) else None
 
     def _record(self, run: Run, failed: Optional[str]) -> None:
         """One line for each rollout that touched a host, whoever of several failed hosts comes first."""
@@ -65,6 +59,21 @@ class ActionModule(OnController):
                 {key: row[key] for key in ("host", "name", "has", "wanted")} for row in settings
             ]
             run.append("rollouts.jsonl", told)
+
+
+def _slots(variables: dict[str, Any], plans: dict[str, Any]) -> dict[str, int]:
+    """Server, as plans name it → what it will give; of those that this run may restart for settings of ours."""
+    servers, found = variables["groups"].get("postgres", []), {}
+    named = {plan["server"] for plan in plans.values() if "server" in plan}
+    for host in servers:
+        server = variables["hostvars"][host]
+        ours = server.get("__postgres_owned", {}).get("stat", {}).get("exists", False)
+        if ours and boolean(server.get("postgres_restart", False)):
+            port = number(server, "postgres_port")
+            called = {f"{name}:{port}" for name in (host, server.get("ansible_host"))}
+            only = len(servers) == len(named) == 1  # then it may be called anything
+            found.update(dict.fromkeys(named if only else named & called, slots_of(server)))
+    return found
 
 
 def _not_planned(variables: dict[str, Any], plans: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ options:
   login_attempts: {description: How many logins at once., type: int, default: 0}
   probe: {description: Whether the plan may try the login., type: bool, default: true}
   repair: {description: Whether the host may be unhealthy or new., type: bool, default: false}
+  into_traffic: {description: Whether a balancer can be told that the host is back., type: bool, default: false}
   idle_cut_seconds: {description: Silence after which something on the path drops a connection., type: float, default: 0}
   log: {description: The app's log., type: path, required: true}
   who: {description: Who does it., type: str, required: true}

@@ -244,7 +244,8 @@ def _ready(url: str) -> str:
 def plan(request: Request) -> dict[str, Any]:
     """What ``apply`` would do here and why, and what speaks against it; changes nothing.
 
-    Returns ``{act, write, restart, changes, interrupted, problems, server, connections, slots, others}``;
+    Returns ``{act, write, restart, changes, interrupted, problems, server, connections, slots, limits,
+    others}``;
     ``write`` and ``restart`` are lists of words, ``changes`` is name → [running value, wanted value].
     """
     values = _values(request)
@@ -277,6 +278,7 @@ def plan(request: Request) -> dict[str, Any]:
         "server": f"{values['POSTGRES_HOST']}:{values['POSTGRES_PORT']}",
         "connections": request["workers"] * int(values["POSTGRES_POOL_MAX_CONNECTIONS"]),
         "slots": None,
+        "limits": [],
         "others": None,
         "problems": [],
     }
@@ -330,9 +332,9 @@ def _refused_by_the_server(request: Request, values: Values, told: dict[str, Any
         return [f"the server does not tell its connection slots: {error}"]
     finally:
         connection.close()
-    limits = [int(str(row[name])) for name in ("slots", "role_limit", "database_limit")]
-    told["slots"] = min(limit for limit in limits if limit >= 0)
-    told["others"] = int(str(row["others"]))
+    numbers = {name: int(str(row[name])) for name in ("slots", "others", "role_limit", "database_limit")}
+    told.update(slots=numbers["slots"], others=numbers["others"])
+    told["limits"] = [numbers[name] for name in ("role_limit", "database_limit") if numbers[name] >= 0]
     server_cut = int(row["idle_milliseconds"] or 0) / 1000
     return idle_problems(values, request["idle_cut_seconds"], server_cut)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Optional
 
 _ENDS = {
@@ -37,13 +37,15 @@ def planned(plan: Document) -> list[str]:
     return lines or ["nothing to do: file and processes have the values"]
 
 
-def over_budget(plans: dict[str, Document], slots: Optional[int]) -> list[str]:
+def over_budget(plans: dict[str, Document], slots: Mapping[str, int]) -> list[str]:
     """What of the new values does not fit the servers as they are: the pools of all hosts and everybody else's
-    sessions against the slots. ``slots``: what the server will have, where this run may restart it."""
+    sessions against the slots. ``slots``: server → what it will have, where this run may restart it."""
     problems = []
     for server in sorted({plan["server"] for plan in plans.values() if plan.get("slots") is not None}):
         here = {host: plan for host, plan in plans.items() if plan.get("server") == server}
-        gives = slots or min(plan["slots"] for plan in here.values() if plan["slots"] is not None)
+        told = [plan for plan in here.values() if plan["slots"] is not None]
+        has = slots.get(server) or min(plan["slots"] for plan in told)
+        gives = min([has, *(limit for plan in told for limit in plan["limits"])])
         others = max(plan["others"] or 0 for plan in here.values())
         wanted = sum(plan["connections"] for plan in here.values())
         if wanted > gives - others:

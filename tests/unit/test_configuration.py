@@ -52,6 +52,7 @@ PLAN: dict[str, Any] = {
     "server": "db1:5432",
     "connections": 40,
     "slots": 95,
+    "limits": [],
     "others": 3,
 }
 
@@ -120,7 +121,7 @@ def test_what_outlives_a_known_cut_is_told(
 )
 def test_pools_must_fit_what_others_leave(others: int, slots: int | None, fits: bool) -> None:
     plans = {name: {**PLAN, "host": name, "connections": 51, "others": others} for name in ("a", "b")}
-    problems = over_budget(plans, slots)
+    problems = over_budget(plans, {"db1:5432": slots} if slots else {})
     assert (problems == []) is fits
     assert fits or f"{(slots or 95) - others} for them" in problems[0]
 
@@ -130,7 +131,28 @@ def test_each_server_has_a_budget_of_its_own() -> None:
         "a": {**PLAN, "connections": 90, "server": "db1:5432"},
         "b": {**PLAN, "connections": 93, "server": "db2:5432"},
     }
-    assert [problem.partition(" has ")[0].split()[-1] for problem in over_budget(plans, None)] == ["db2:5432"]
+    assert [problem.partition(" has ")[0].split()[-1] for problem in over_budget(plans, {})] == ["db2:5432"]
+
+
+@pytest.mark.parametrize(
+    ("slots", "limits", "wrong"),
+    [
+        ({}, [], ["db1:5432", "db2:5432"]),
+        ({"db1:5432": 200}, [], ["db2:5432"]),
+        ({"db1:5432": 200, "db2:5432": 200}, [], []),
+        ({"db1:5432": 200, "db2:5432": 200}, [50], ["db2:5432"]),
+    ],
+    ids=["as they are", "one restarts", "both restart", "a limit of the role stays"],
+)
+def test_more_slots_are_only_where_the_run_restarts(
+    slots: dict[str, int], limits: list[int], wrong: list[str]
+) -> None:
+    plans = {
+        "a": {**PLAN, "connections": 100},
+        "b": {**PLAN, "connections": 100, "server": "db2:5432", "limits": limits},
+    }
+    problems = over_budget(plans, slots)
+    assert [problem.partition(" has ")[0].split()[-1] for problem in problems] == wrong
 
 
 def test_a_plan_says_why() -> None:
