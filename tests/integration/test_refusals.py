@@ -280,6 +280,12 @@ def role(
             "app_login_password has 5 characters: app_login_username is das_service, so 8 to 1024 are wanted",
         ),
         ("app", "main", {"app_source": "/no/such/place"}, "app_source is /no/such/place: the absolute path"),
+        ("rollout", "plan", {"rollout_batches": [1, "0%"]}, "rollout_batches (1, 0%) are numbers of hosts"),
+        ("rollout", "plan", {"rollout_batches": ["x"]}, "rollout_batches (x) are numbers of hosts"),
+        ("rollout", "plan", {"rollout_batches": []}, "rollout_batches () are numbers of hosts"),
+        ("rollout", "plan", {"rollout_drain_seconds": -1}, "rollout_drain_seconds (-1)"),
+        ("rollout", "plan", {"rollout_into_traffic": "/no/such/file"}, "rollout_into_traffic (/no/such/file)"),
+        ("rollout", "plan", {"rollout_out_of_traffic": "roles"}, "rollout_into_traffic (roles)"),
     ],
 )
 def test_a_role_refuses_by_itself(
