@@ -5,11 +5,12 @@ INTERRUPTIONS=all tries every point, a number as many of them, chosen by INTERRU
 
 - controller: it is killed after a task's result, after each of them on those hosts;
 - controller at STEP: it is killed while a host is at this step of its transaction, which goes on alone;
+- connection at STEP: the host's sshd is, so the transaction goes on alone while the controller lives;
 - module at STEP: what works on the host is killed there, as a crash would;
 - host at STEP: the whole host is, and boots again; its logins may fail.
 
 After each the next run brings the new values, or the old ones; then no host may have another file than its processes have,
-a journal, or be out of traffic, and nobody's login may have failed.
+a journal, or be out of traffic or the balancer, and people logged in, and nobody's login failed.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE / "callback"))
+
+from kill_after import kill  # noqa: E402
+
 ROOT = HERE.parent.parent
 PLACE = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
 HOSTS = ("app1", "app2")
 STEPS = ("drain", "write", "restart", "gate")
 VALUES = ((3, 25), (4, 24))  # minimum and maximum; rolled out in turn
 DEADLINE = 600.0  # seconds for a run, on a busy machine
-# Runs on the host: awaits a step of the journal; then says so, or kills who holds the lock first.
+# Runs on the host: awaits a step of the journal; then says so, after it killed who holds the lock, or the sshd above him.
 WATCH = """
 import json, os, signal, sys, time
 step, kill = sys.argv[1:]
@@ -39,8 +44,11 @@ deadline = time.monotonic() + 600
 while time.monotonic() < deadline:
     try:
         if json.load(open("/etc/app/app.env.rollout"))["step"] == step:
-            if kill == "module":
-                os.kill(json.load(open("/var/lib/pool-runbook/lock"))["pid"], signal.SIGKILL)
+            if kill in ("module", "connection"):
+                pid = json.load(open("/var/lib/pool-runbook/lock"))["pid"]
+                while kill == "connection" and not open(f"/proc/{pid}/comm").read().startswith("sshd"):
+                    pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+                os.kill(pid, signal.SIGKILL)
             print("reached", flush=True)
             break
     except (FileNotFoundError, ValueError):
@@ -60,7 +68,7 @@ CLEAN = ["2", "2", "app.env", "secrets.env", "200"]
 class Point(NamedTuple):
     """Where a rollout is interrupted."""
 
-    way: str  # controller, module, host
+    way: str  # controller, connection, module, host
     host: str  # for a step
     step: str  # of the transaction; empty: after a task's result
     after: int  # results of tasks
@@ -86,6 +94,7 @@ def rollout(values: tuple[int, int], after: int = 0) -> subprocess.Popen[str]:
     inventories = (f"--inventory={ROOT}/molecule/shared/inventory", f"--inventory={HERE}/inventory")
     wanted = [f"postgres_pool_min_connections={values[0]}", f"postgres_pool_max_connections={values[1]}"]
     wanted += [f"diagnose_reports={PLACE}/interruptions"]
+    wanted += [f"rollout_out_of_traffic={HERE}/tasks/out.yml", f"rollout_into_traffic={HERE}/tasks/in.yml"]
     command = [
         "ansible-playbook",
         *inventories,
@@ -140,7 +149,7 @@ def interrupt(point: Point, values: tuple[int, int]) -> str:
     run = rollout(values)
     reached = watch.stdout.readline().strip()
     if point.way == "controller":
-        os.killpg(run.pid, signal.SIGKILL)
+        kill(run.pid)
     if point.way == "host":
         container = f"pool-runbook-rollout-{point.host}"
         subprocess.run(["podman", "kill", container], check=True, capture_output=True)
@@ -169,7 +178,10 @@ def unclean(values: tuple[int, int]) -> list[str]:
     """What is wrong on any host after the run that should have ended clean."""
     script = LOOK.format(minimum=values[0], maximum=values[1])
     wrong = []
+    told = (PLACE / "balancer").read_text().splitlines()
     for host in HOSTS:
+        if [words for words in told if words.endswith(f" {host}")][-1] != f"in {host}":
+            wrong.append(f"{host} is out of the balancer")
         done = subprocess.run(on(host, "sh", "-c", script), text=True, capture_output=True, check=False)
         if done.stdout.split() != CLEAN:
             wrong.append(f"{host}: {done.stdout.split()}, wanted {CLEAN} {done.stderr}")
@@ -187,14 +199,19 @@ def main() -> int:
     results = int((PLACE / "count").read_text().split()[0])
     points = [Point("controller", "", "", after) for after in range(1, results + 1)]
     stepped = [
-        Point(way, host, step, 0) for way in ("controller", "module") for host in HOSTS for step in STEPS
+        Point(way, host, step, 0)
+        for way in ("controller", "connection", "module")
+        for host in HOSTS
+        for step in STEPS
     ]
     hosts = [Point("host", HOSTS[0], step, 0) for step in STEPS]
     if wanted == "all":
         points += [*stepped, *hosts]
-    else:  # a controller after a task, a controller at a step, a module at a step, a host, and so on in turn
-        ways = (points, stepped[: len(stepped) // 2], stepped[len(stepped) // 2 :], hosts)
-        points = [chance.choice(ways[number % 4]) for number in range(int(wanted))]
+    else:  # in turn a controller after a task, each way at a step, a host; the seed says which of them is first
+        each = len(HOSTS) * len(STEPS)
+        ways = [points, *(stepped[n : n + each] for n in range(0, len(stepped), each)), hosts]
+        first = chance.randrange(len(ways))
+        points = [chance.choice(ways[(first + n) % len(ways)]) for n in range(int(wanted))]
     print(f"{len(points)} interruptions of {results} tasks and {len(STEPS)} steps, seed {seed}", flush=True)
     current, bad = 1, 0
     for point in points:
@@ -208,6 +225,8 @@ def main() -> int:
         after = traffic()
         if after[1] > before[1] and point.way != "host":
             wrong.append(f"{after[1] - before[1]} logins failed: {after[2]}")
+        if after[0] <= before[0]:
+            wrong.append("nobody logged in")
         if not reached:
             wrong.append("it was not interrupted")
         bad += bool(wrong)

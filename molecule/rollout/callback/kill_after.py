@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+
+from runbook.evidence import proc
+
+
+def kill(controller: int) -> None:
+    """Kill a process and all that it started, whatever sessions they made of their own; ourselves last."""
+    parents = {pid: info["ppid"] for pid in proc.pids() if (info := proc.stat(pid))}
+    family = [controller]
+    for above in family:
+        family += [pid for pid, parent in parents.items() if parent == above]
+    for pid in sorted(family, key=os.getpid().__eq__):
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, signal.SIGKILL)
 
 
 class CallbackModule(CallbackBase):
@@ -31,6 +45,6 @@ class CallbackModule(CallbackBase):
             f"{self._seen} {result.host.get_name()}: {result.task.get_name()}"
         )
         if self._seen == self._after:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+            kill(os.getpid())
 
     v2_runner_on_ok = v2_runner_on_failed = v2_runner_on_skipped = v2_runner_on_unreachable = _count
