@@ -284,7 +284,12 @@ def role(
         ("rollout", "plan", {"rollout_batches": ["x"]}, "rollout_batches (x) are numbers of hosts"),
         ("rollout", "plan", {"rollout_batches": []}, "rollout_batches () are numbers of hosts"),
         ("rollout", "plan", {"rollout_drain_seconds": -1}, "rollout_drain_seconds (-1)"),
-        ("rollout", "plan", {"rollout_into_traffic": "/no/such/file"}, "rollout_into_traffic (/no/such/file)"),
+        (
+            "rollout",
+            "plan",
+            {"rollout_into_traffic": "/no/such/file"},
+            "rollout_into_traffic (/no/such/file)",
+        ),
         ("rollout", "plan", {"rollout_out_of_traffic": "roles"}, "rollout_into_traffic (roles)"),
     ],
 )
