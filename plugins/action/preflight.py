@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Optional
@@ -128,6 +129,22 @@ def half_logins(apps: dict[str, Any]) -> list[str]:
     return [f"{_some(halves)}: {words}"] if halves else []
 
 
+def wrong_networks(host: str, networks: Any) -> list[str]:
+    """A line for each of a server's networks with which PostgreSQL would not start."""
+    wanted = "postgres_app_networks wants a list of networks in CIDR form, for example [10.0.4.0/28]"
+    if isinstance(networks, str):
+        return [f"{host}: {networks} is no list: {wanted}"]
+    return [f"{host}: {network} is no network: {wanted}" for network in networks if not _is_network(network)]
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return re.search(r"/\d+$", text) is not None  # Python knows more forms than PostgreSQL's access rules
+
+
 def _in_words(line: str, told: dict[str, Any], spec: dict[str, Any]) -> str:
     """Ansible's line on a value of the wrong type names neither the value nor the type that the user knows."""
     found = re.match(r"argument '(\w+)' is of type \w+ and we were unable to convert", line)
@@ -240,6 +257,8 @@ class ActionModule(OnController):
         refuse(wrong_values({host: hostvars[host] for host in servers}, options("postgres", "main")))
         deployed = {**options("app", "main"), **options("rollout", "main")}
         refuse(wrong_values({host: hostvars[host] for host in apps}, deployed))
+        for host in servers:
+            refuse(wrong_networks(host, hostvars[host]["postgres_app_networks"]))
         lasting = [host for host in servers if boolean(hostvars[host].get("postgres_restart", False))]
         if lasting and "postgres_restart" not in load_extra_vars(self._loader):
             refuse(
