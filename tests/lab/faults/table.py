@@ -101,3 +101,5 @@ PAIRS: list[tuple[str, str]] = [
     ("sessions_terminated", "stale_configuration"),
 ]
 MADE_LAST = ("stale_configuration",)
+# Where the cause leaves nothing to read the second by, in these apps.
+HIDDEN: dict[str, tuple[str, ...]] = {}
