@@ -513,12 +513,14 @@ def _rounds() -> dict[tuple[str, str], int]:
 
 
 def record(harness: Harness) -> None:
-    """tests/evidence/CAUSE.json of every fault that has the name of its cause and was decided right."""
+    """tests/evidence/CAUSE.json of every fault that has the name of its cause, was decided right, and is taken
+    as most apps take it."""
     RECORDED.mkdir(exist_ok=True)
     for row in harness.rows:
-        if row["fault"] == row["cause"] and row["confidence"] == "decided" and not trouble(row):
-            text = harness.evidence[row["evidence_sha256"]]
-            document = json.loads(text)
+        fault = FAULTS.get(row["fault"])
+        usual = fault and wanted_of(row) == (row["fault"], fault.restart)
+        if usual and row["confidence"] == "decided" and not trouble(row):
+            document = json.loads(harness.evidence[row["evidence_sha256"]])
             (RECORDED / f"{row['cause']}.json").write_text(documents.text_of(document))
 
 

@@ -192,3 +192,30 @@ def test_of_each_fault_in_each_app_the_newest_rounds_stay(
     assert [row["seed"] for row in rows] == [3, 4, 5]
     assert sorted(texts.values()) == ["text 3", "text 4", "text 5"]
     assert json.loads((tmp_path / "incidents.json").read_text()) == rows
+
+
+def test_only_what_was_decided_as_in_most_apps_is_recorded(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incidents, "RECORDED", tmp_path)
+    run = incidents.Harness(seed=1, until=0)
+    nested = {"fault": "nested_checkout", "cause": "nested_checkout", "outcome": "not_restored"}
+    run.rows = [
+        {
+            **ROW,
+            "fault": "connection_leak",
+            "cause": "connection_leak",
+            "confidence": "likely",
+            "unread": [UNREAD],
+        },
+        {**ROW, **DOWN, "fault": "postgres_starting", "cause": "postgres_not_answering"},
+        {**ROW, **nested, "app": "psycopg", "restarted": "none"},
+        ROW,
+    ]
+    assert not any(map(incidents.trouble, run.rows))
+    run.rows = [{**row, "evidence_sha256": "of the text"} for row in run.rows]
+    run.evidence = {"of the text": TEXT}
+    incidents.record(run)
+    (file,) = tmp_path.iterdir()
+    assert file.name == "slot_leak.json"
+    assert file.read_text() == TEXT

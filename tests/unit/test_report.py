@@ -162,13 +162,33 @@ def test_the_outcome_is_what_the_users_path_says(
     assert outcome(first, last, cause) == wanted
 
 
+def discovered(**told: Any) -> str:
+    """The stanza of a host on which that was found, and nothing else."""
+    nothing = dict.fromkeys(
+        ("service", "user", "log", "container", "database", "pid_file", "environment_file")
+    )
+    lists: Json = {name: [] for name in ("peers", "login_paths", "login_routes", "unread")}
+    found = {"port": 8000, "processes": 1, "command": "python3 -m backend.main", **nothing, **lists, **told}
+    return stanza({"web-1": [found]})
+
+
 @pytest.mark.parametrize(("log", "user"), [(None, "root"), ("/var/log/odras.log", "odras")])
 def test_a_unit_that_logs_to_the_journal_is_read_as_root(log: Optional[str], user: str) -> None:
-    found = {"port": 8000, "service": "odras.service", "user": "odras", "log": log, "processes": 1}
-    nothing = dict.fromkeys(("command", "container", "database", "pid_file", "environment_file"))
-    lists: Json = {name: [] for name in ("peers", "login_paths", "login_routes", "unread")}
-    text = stanza({"web-1": [{**found, **nothing, **lists}]})
+    text = discovered(service="odras.service", user="odras", log=log)
     assert yaml.safe_load(text)["app"]["hosts"]["web-1"]["diagnose_user"] == user
+
+
+def test_where_the_settings_do_not_name_the_database_its_peers_are_told() -> None:
+    peers = ["10.0.4.9:5432", "10.0.4.7:6379"]
+    words = "its database is not known; connected to 10.0.4.9:5432, 10.0.4.7:6379"
+    assert f"# 1 process of python3 -m backend.main; {words}\n" in discovered(peers=peers)
+    assert "connected to" not in discovered()
+    database = {"user": "odras", "host": "db2", "port": 5432, "name": "odras"}
+    told = discovered(peers=peers, database=database, settings_from="/etc/odras.env", processes=4)
+    assert (
+        "# 4 processes of python3 -m backend.main; database odras@db2:5432/odras (from /etc/odras.env)\n"
+        in told
+    )
 
 
 def test_a_login_that_works_beside_a_connection_that_will_fail_is_not_restored() -> None:
