@@ -632,7 +632,9 @@ class Facts:
     @property
     def _maximum_of_one(self) -> Optional[int]:
         """The pool's maximum in one process, as the settings say, else as the one pool in the source does."""
-        settings = mapping((self.config or {}).get("settings")) or mapping((self.config or {}).get("live"))
+        # What was changed on disk since the start is not what runs.
+        disk = {} if self.changed_since_the_start else mapping((self.config or {}).get("settings"))
+        settings = {**disk, **mapping((self.config or {}).get("live"))}
         found = {name: text(mapping(told).get("value")) for name, told in settings.items()}
         size = next((found[name] for name in POOL_SIZES if found.get(name)), "")
         more = next((found[name] for name in POOL_OVERFLOWS if found.get(name)), "0")

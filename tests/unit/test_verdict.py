@@ -786,6 +786,26 @@ def test_a_file_changed_after_the_start_leaves_open_what_runs_where_nothing_tell
     assert any("stale_configuration" in answer.text for answer in verdict.unread)
 
 
+@pytest.mark.parametrize(
+    ("build", "cause"), [(incidents.connections_kept, "connection_leak"), (incidents.burst, "pool_too_small")]
+)
+def test_a_maximum_that_was_raised_on_disk_alone_loses_no_slots(
+    build: Callable[[], Incident], cause: str
+) -> None:
+    """What runs is as full as it may be, and the file says more: to whom it was too small has raised it there."""
+    incident = build()
+    assert judge(*incident).cause == cause
+    incident.data("config")["settings"]["POSTGRES_POOL_MAX_CONNECTIONS"]["value"] = "60"
+    incident.data("config")["changed_at"] = at(-60)
+    assert judge(*incident).cause != "slot_leak"
+    where = "environment of pid 4272"
+    incident.data("config")["live"] = {"POSTGRES_POOL_MAX_CONNECTIONS": {"value": "20", "where": where}}
+    for changed in (at(-60), None):  # when it was changed need not be known
+        incident.data("config")["changed_at"] = changed
+        verdict = judge(*incident)
+        assert (verdict.cause, verdict.contributing) == (cause, ["stale_configuration"])
+
+
 def test_one_full_pool_of_two_is_an_exhausted_pool() -> None:
     incident = connection_leak()
     rows = incident.data("pool")["processes"]
