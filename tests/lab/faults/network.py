@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.lab.database import DATABASE
 from tests.lab.faults.server import APP, seen
-from tests.lab.faults.table import LabError, fault, wait_until
+from tests.lab.faults.table import LabError, Restart, fault, wait_until
 
 if TYPE_CHECKING:
     from tests.lab.lab import Lab
@@ -148,7 +148,11 @@ def reset_when_used(lab: Lab) -> str:
     return f"what is sent on {len(ports)} established flows is answered with a reset; a new connection works"
 
 
-@fault("host_suspended", "none", apps=("reference",))
+# Without a heartbeat of the app nothing tells that it stood still, only that its idle connections were cut.
+CUT: tuple[str, Restart] = ("idle_cut", "none")
+
+
+@fault("host_suspended", "none", guide=CUT, psycopg2=CUT, sqlalchemy=CUT, psycopg=CUT)
 def host_suspended(lab: Lab) -> str:
     """The whole application is frozen for a while, and its idle connections are cut meanwhile."""
     lab.configure(POSTGRES_POOL_MONITOR_INTERVAL=300)  # it would find them before anybody looks

@@ -98,6 +98,7 @@ PAIRS: list[tuple[str, str]] = [
     ("slow_trigger", "idle_session_timeout"),
     ("black_hole", "stale_configuration"),
     ("slot_leak", "stale_configuration"),
+    ("connection_leak", "stale_configuration"),
     ("sessions_terminated", "stale_configuration"),
 ]
 MADE_LAST = ("stale_configuration",)

@@ -1,4 +1,4 @@
-"""Several workers: `python -m backend.prefork backend.main` loads the app once, listens, and forks them.
+"""Several workers: `python -m backend.serve backend.main` loads the app once, listens, and forks them.
 
 Loading it only once saves memory and makes the start quick. A worker that ends is replaced.
 """
