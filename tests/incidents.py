@@ -435,10 +435,10 @@ def trouble(row: Row) -> str:
 
 def _lost(row: Row) -> str:
     """The other fault of a pair, where it is there still and can be read beside the cause, and was not told."""
-    for name in row["fault"].split("+")[1:]:
+    faults = tuple(row["fault"].split("+"))
+    for name in set(faults[1:]) & set(MADE_LAST) if faults not in HIDDEN else ():
         beside = FAULTS[name].wanted(row["app"])[0]
-        hidden = row["app"] in HIDDEN.get(row["fault"], ())
-        if name in MADE_LAST and not hidden and beside not in row["contributing"]:
+        if beside not in row["contributing"]:
             return f"{beside} is not told beside it"
     return ""
 

@@ -55,6 +55,7 @@ TOLD = {"contributing": ["stale_configuration"]}
         ({**OPEN, **OURS, "fault": "pgbouncer_mute", "restarted": "none"}, ""),
         ({**PAIR, **TOLD}, ""),
         (PAIR, "stale_configuration is not told beside it"),
+        ({"fault": "slot_leak+stale_configuration"}, ""),  # by nothing that is left
         # Nothing is left of a second fault that was made before the cause.
         ({**DOWN, "fault": "postgres_down+sessions_terminated"}, ""),
     ],

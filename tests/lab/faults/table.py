@@ -102,5 +102,5 @@ PAIRS: list[tuple[str, str]] = [
     ("sessions_terminated", "stale_configuration"),
 ]
 MADE_LAST = ("stale_configuration",)
-# Where the cause leaves nothing to read the second by, in these apps.
-HIDDEN: dict[str, tuple[str, ...]] = {}
+# A pool that lost all its slots has no connection left to read the live settings by.
+HIDDEN = (("slot_leak", "stale_configuration"),)
