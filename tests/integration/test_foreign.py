@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -65,12 +66,17 @@ class Loader(yaml.SafeLoader):
 Loader.add_constructor("!vault", lambda *_: "")
 
 
+def shown_under(heading: str, language: str) -> str:
+    """The first block of a language that the page shows under a heading."""
+    section = re.split(r"^## ", PAGE.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    shown = re.search(rf"^```{language}\n(.*?)```", section, re.DOTALL | re.MULTILINE)
+    assert shown, heading
+    return shown[1]
+
+
 def example(heading: str) -> dict[str, Any]:
     """The inventory that the page shows under a heading: group → host → variables."""
-    section = re.split(r"^## ", PAGE.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    shown = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
-    assert shown, heading
-    groups: dict[str, Any] = yaml.load(shown[1], Loader)
+    groups: dict[str, Any] = yaml.load(shown_under(heading, "yaml"), Loader)
     return {group: told["hosts"] for group, told in groups.items()}
 
 
@@ -224,7 +230,9 @@ def test_under_tls(broken: Lab, tmp_path: Path) -> None:
     assert (report["cause"], report["outcome"], report["restart_helps"]) == ("unknown", "restored", False)
     # Whether the app stood still for a while is open where nothing tells its heartbeat.
     assert [fit["cause"] for fit in report["fits"]] == ["sessions_terminated", "host_suspended"]
-    assert "TLS hides the server's words" in run.words
+    for lines in shown_under("TLS to the database", "").split("\n\n"):
+        shown, there = (re.sub(r"\d+ connections?", "some connections", text) for text in (lines, run.output))
+        assert " ".join(shown.split()) in " ".join(there.split())
 
 
 # -- without an inventory ------------------------------------------------------------------------------------
@@ -249,11 +257,17 @@ def test_from_nothing_to_a_verdict(broken: Lab, tmp_path: Path) -> None:
     done = discover(broken, "-e", f"discover_port={broken.app_port}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert broken.server.passwords["odras_app"] not in done.stdout
+    place = f"odras_app@{broken.server.host}:{broken.server.port}/{DATABASE} (from {broken.app / 'app.env'})"
+    words = " ".join(done.stdout.replace("#", "").split())
+    assert re.search(
+        rf"4 processes of \S*python\S* -m gunicorn --preload .*; database {re.escape(place)}", words
+    )
     (host,) = stanza_of(done.stdout).values()
+    assert set(host) == set(example("From a clone to a verdict")["app"]["web-1"])
     assert host == {
         "diagnose_login_url": broken.login_url,
         "diagnose_restart_command": [],
-        "diagnose_user": host["diagnose_user"],
+        "diagnose_user": pwd.getpwuid(account().uid).pw_name,
         "diagnose_pid_file": str(broken.pid_file),
         "diagnose_log": str(broken.log),
         "diagnose_environment_file": str(broken.app / "app.env"),
