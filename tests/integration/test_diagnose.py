@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runbook.common.clock import seconds_of
+from runbook.common import documents
+from runbook.common.clock import rfc3339, seconds_of
 from tests.integration.playbook import Diagnosis, audit_lines, diagnose, identities
 from tests.lab.faults import FAULTS, Fault
 from tests.lab.lab import Lab
@@ -58,7 +61,10 @@ def case(request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pyte
     shared_lab.heal()
     shared_lab.break_(name)
     before = identities(shared_lab)
-    run = diagnose(shared_lab.inventory, tmp_path_factory.mktemp(name))
+    place = tmp_path_factory.mktemp(name)
+    for days in (1, 2):
+        restarted_before(place / "reports", days, FAULTS[name].cause)
+    run = diagnose(shared_lab.inventory, place)
     own: list[tuple[int]] = []
     if shared_lab.server.running():
         own = shared_lab.server.sql(
@@ -69,6 +75,15 @@ def case(request: pytest.FixtureRequest, shared_lab: Lab, tmp_path_factory: pyte
         f" {run.second_of('step 6'):.1f} s, end after {run.lines[-1][0]:.1f} s"
     )
     return Case(FAULTS[name], run, before, identities(shared_lab), own)
+
+
+def restarted_before(reports: Path, days: int, cause: str) -> None:
+    """What a run left behind so many days ago, as far as it is read later: the cause, and that a restart helped."""
+    at = time.time() - days * 86400
+    told = {"started": rfc3339(at), "cause": cause, "outcome": "restored"}
+    done = {"actions": [{"action": "restart", "result": "done"}]}
+    run = time.strftime("%Y-%m-%dT%H%M%SZ-0000", time.gmtime(at))
+    documents.write_text(reports / run / "hosts/web-1.json", json.dumps({**told, **done}))
 
 
 def test_the_cause_is_found(case: Case) -> None:
@@ -121,6 +136,17 @@ def test_exactly_what_helps_is_done(case: Case, shared_lab: Lab) -> None:
 
 def test_how_long_the_cure_holds_is_said_for_what_comes_back(case: Case) -> None:
     assert (case.report["holds_seconds"] is not None) == (case.fault.name == "slot_leak")
+
+
+def test_how_often_it_was_here_before_is_told(case: Case) -> None:
+    """By the reports of the last two days; and where a restart helps again, that it cures nothing."""
+    told = case.report["history"]
+    if case.fault.cause == "healthy":
+        assert told is None
+        return
+    assert (told["times"], told["within_days"], told["restarts"], told["helped"]) == (3, 3, 2, 2)
+    assert ("RESTARTING IS NOT A CURE" in case.run.words) is (case.fault.restart != "none")
+    assert "seen here 3 times, 3 in 14 days; last" in case.run.words
 
 
 def test_the_action_is_audited_on_the_host_and_on_the_controller(case: Case) -> None:
