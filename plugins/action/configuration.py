@@ -56,4 +56,4 @@ class ActionModule(Action):
         began = (run.load("begun.json") or {}).get("at", time.time())
         left = seconds_left(time.time() - began, len(run.notes("apply")), wanted)
         words = f"{place} {told['result']} in {told.get('seconds', 0):.1f} s, about {left:.0f} s left"
-        return words if told["result"] == "done" else f"{words}: {told['why']}"
+        return words if told["result"] in ("done", "unchanged") else f"{words}: {told['why']}"
