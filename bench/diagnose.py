@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -145,6 +146,7 @@ def too_slow(results: dict[str, Any]) -> list[str]:
 def main(sizes: list[int]) -> int:
     """Measure, and write what was measured over what was there before; 1 where that is too slow."""
     told = machine()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))  # the fleet is taken down all the same
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         place = Path(directory)
         # A pool of four: it is as exhausted as one of twenty, and sooner.
