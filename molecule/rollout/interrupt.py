@@ -162,16 +162,18 @@ def interrupt(point: Point, values: tuple[int, int]) -> str:
 
 
 def booted(host: str) -> None:
-    """Wait until systemd is up."""
+    """Wait until systemd is up, and the name server that all hosts share, which starts anew with each of them."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        done = subprocess.run(
-            on(host, "systemctl", "is-system-running"), text=True, capture_output=True, check=False
-        )
-        if done.stdout.strip() in ("running", "degraded"):
-            return
-        time.sleep(0.5)
-    sys.exit(f"{host} does not boot")
+    awaited = [(host, "systemctl", "is-system-running", "--wait")]
+    awaited += [(each, "timeout", "5", "getent", "ahostsv4", "db1") for each in HOSTS]
+    while awaited and time.monotonic() < deadline:
+        done = subprocess.run(on(*awaited[0]), text=True, capture_output=True, check=False)
+        if done.returncode == 0 or done.stdout.strip() == "degraded":
+            del awaited[0]
+        else:
+            time.sleep(0.5)
+    if awaited:
+        sys.exit(f"{host} does not boot: {' '.join(awaited[0])}")
 
 
 def unclean(values: tuple[int, int]) -> list[str]:
