@@ -30,7 +30,7 @@ from tests.lab.postgres import Postgres
 
 HOST_EVIDENCE = schema("host-evidence")
 VIEW = {
-    **HOST_EVIDENCE["properties"]["views"]["properties"]["sockets"]["properties"]["data"]["anyOf"][0],
+    **HOST_EVIDENCE["properties"]["views"]["properties"]["sockets"]["properties"]["data"],
     "$defs": HOST_EVIDENCE["$defs"],
 }
 

@@ -29,7 +29,7 @@ from tests.lab.postgres import Postgres, free_port
 
 HOST_EVIDENCE = schema("host-evidence")
 VIEW = {
-    **HOST_EVIDENCE["properties"]["views"]["properties"]["new_connection"]["properties"]["data"]["anyOf"][0],
+    **HOST_EVIDENCE["properties"]["views"]["properties"]["new_connection"]["properties"]["data"],
     "$defs": HOST_EVIDENCE["$defs"],
 }
 PASSWORD = "pässword-Ⅸ\u00a0x"  # SASLprep makes "pässword-IX x" of it, and so must we
