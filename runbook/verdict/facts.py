@@ -454,9 +454,12 @@ class Facts:
 
     @property
     def changed_since_the_start(self) -> bool:
-        """Was the file of settings changed after the app was started?"""
+        """Was the file of settings changed after the app was started?
+
+        /proc tells the start in ticks since a boot that is told in whole seconds: up to one second too early.
+        """
         changed = seconds_of((self.config or {}).get("changed_at"))
-        return changed is not None and self.started is not None and changed > self.started
+        return changed is not None and self.started is not None and changed > self.started + 1
 
     @property
     def listening(self) -> Optional[bool]:
