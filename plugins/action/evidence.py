@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
 from ..module_utils.runbook.common.clock import trip_seconds
 from ..module_utils.runbook.common.documents import InvalidDocument, file_name
@@ -40,6 +40,8 @@ class ActionModule(Action):
         except AnsibleConnectionFailure as error:
             self._missed(run, host, str(error))
             raise
+        except AnsibleError as error:  # no way to become that user, no place for temporary files
+            answer = {"msg": " ".join(str(error).split())}
         evidence = answer.get("evidence")
         if not isinstance(evidence, dict):
             self._missed(run, host, no_answer(answer))

@@ -513,6 +513,8 @@ def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
     if ours.dropped:  # root may read everything, so the reading is done as the app's own user
         variables = {
             "diagnose_user": "nobody",
+            "ansible_become_method": "su",
+            "ansible_become_flags": "-s /bin/sh",
             "ansible_python_interpreter": readable_python(),
             "ansible_remote_tmp": "/tmp/.ansible-nobody",
         }
@@ -532,6 +534,16 @@ def test_no_right_to_read_the_settings(lab: Lab, tmp_path: Path) -> None:
     assert report["login_after"]["ok"] is True
     assert f"{file}: Permission denied" in run.words
     assert any(str(file) in entry["text"] for entry in report["unread"])
+
+
+def test_no_way_to_become_the_user(lab: Lab, tmp_path: Path) -> None:
+    """A host without the program that changes the user gave no evidence; the screen and the last line say why."""
+    variables = {"diagnose_user": "nobody", "ansible_become_exe": "/nowhere/sudo"}
+    with untouched(lab):
+        run = diagnose(inventory(lab, tmp_path / "hosts.yml", {"web-1": variables}), tmp_path)
+    assert run.status not in (0, None), run.output
+    assert re.search(r"web-1 +NOT REACHED .*/nowhere/sudo: not found", run.words), run.output
+    assert "web-1 not reached" in run.words
 
 
 def test_a_log_that_is_not_there(lab: Lab, tmp_path: Path) -> None:
