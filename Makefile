@@ -3,6 +3,8 @@ PYTHON ?= python3
 FAULT ?= slot_leak
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt
+# Two at a time, each with a lab of its own: they mostly wait.
+PYTEST := $(BIN)/pytest -q --numprocesses 2 --dist loadfile
 # Nobody's environment may change what a test sees.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_NOCOWS := 1
@@ -46,11 +48,11 @@ lint: .venv/test ## ruff, mypy, yamllint, ansible-lint (production)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline --strict
 
 unit: .venv/test ## pure tests
-	@$(BIN)/pytest -q tests/unit
+	@$(PYTEST) tests/unit
 
 # What fails beside everything else is run once more, alone, and both results are printed.
 integration: .venv/test ## real PostgreSQL, real app, real faults
-	@$(BIN)/pytest -q tests/integration || { [ $$? = 1 ] && echo "== what failed, once more, alone" && \
+	@$(PYTEST) tests/integration || { [ $$? = 1 ] && echo "== what failed, once more, alone" && \
 	  CI= $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/integration; }
 
 images: ## what real hosts are made of; says what is missing before anything else is tried

@@ -6,6 +6,7 @@ contradictory or hostile; what does not have the shape of its schema counts as u
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Optional
 
 from ..common.clock import rfc3339, seconds_of
@@ -75,7 +76,10 @@ def truth(value: Any) -> Optional[bool]:
 
 
 class Facts:
-    """Questions to the evidence. A view that was not read is None here; ``reason(view)`` says why."""
+    """Questions to the evidence. A view that was not read is None here; ``reason(view)`` says why.
+
+    The evidence does not change, and many causes ask the same; so each question is answered once.
+    """
 
     def __init__(self, host: Any, database: Any = None) -> None:
         document, database = mapping(host), mapping(database)
@@ -117,24 +121,24 @@ class Facts:
 
     # U, the user's path
 
-    @property
+    @cached_property
     def rounds(self) -> list[dict[str, Any]]:
         """The login rounds, none when the probe could not speak for the app."""
         if self.login is None or self.login.get("misconfigured"):
             return []
         return [r for r in rows(self.login.get("rounds")) if isinstance(r.get("ok"), bool)]
 
-    @property
+    @cached_property
     def login_failed(self) -> Optional[bool]:
         """Did the first round fail?"""
         return not self.rounds[0]["ok"] if self.rounds else None
 
-    @property
+    @cached_property
     def login_fails(self) -> Optional[bool]:
         """Does it still fail, after as many probes as there were connections to trip over?"""
         return not self.rounds[-1]["ok"] if self.rounds else None
 
-    @property
+    @cached_property
     def login_will_fail(self) -> Optional[bool]:
         """The same; and where the last round worked, does the app keep connections that will fail the next login?
 
@@ -142,7 +146,7 @@ class Facts:
         """
         return self.login_fails or bool(self.kept_to_standby) if self.rounds else None
 
-    @property
+    @cached_property
     def kept_to_standby(self) -> int:
         """The app's connections to a standby after the probe, if a login was refused a write, and where a new
         connection leads to a primary."""
@@ -153,7 +157,7 @@ class Facts:
         last = next((one for one in self.samples if one.get("moment") == "after_login"), {})
         return whole(mapping(last.get("elsewhere")).get(peer))
 
-    @property
+    @cached_property
     def login_statuses(self) -> dict[str, int]:
         """Answers of the last round by status."""
         statuses = mapping(self.rounds[-1].get("by_status")) if self.rounds else {}
@@ -161,7 +165,7 @@ class Facts:
 
     # N, a new connection
 
-    @property
+    @cached_property
     def new_ok(self) -> Optional[bool]:
         """Does a new connection work, with the app's own settings on disk?"""
         if self.new is None:
@@ -170,22 +174,22 @@ class Facts:
             return True if self.new.get("kind") == "credentials" else None  # a knock proves no login
         return False if self.new.get("ok") is False and self.new_error else None
 
-    @property
+    @cached_property
     def new_error(self) -> dict[str, Any]:
         """kind, text, sqlstate … of a failed new connection; empty otherwise."""
         return mapping(self.new.get("error")) if self.new else {}
 
-    @property
+    @cached_property
     def new_phase(self) -> str:
         """The phase in which the new connection ended."""
         return text(self.new.get("phase")) if self.new else ""
 
-    @property
+    @cached_property
     def new_server(self) -> dict[str, Any]:
         """What the server said of itself to the new connection."""
         return mapping(self.new.get("server")) if self.new else {}
 
-    @property
+    @cached_property
     def node(self) -> tuple[str, dict[str, Any]]:
         """(host:port, what it says of itself) of the server that the app's open connections lead to.
 
@@ -197,20 +201,20 @@ class Facts:
             return text(live.get("peer")), mapping(live.get("server"))
         return self.target, self.new_server
 
-    @property
+    @cached_property
     def bouncer(self) -> Optional[dict[str, Any]]:
         """What the console of a PgBouncer at that address said; None where none answered, or none was asked."""
         found = (self.new or {}).get("pgbouncer")
         return found if isinstance(found, dict) else None
 
-    @property
+    @cached_property
     def target(self) -> str:
         """host:port of the app's database."""
         source = self.new or mapping((self.config or {}).get("database"))
         host = text(source.get("host"))
         return f"{host}:{whole(source.get('port'))}" if host else "PostgreSQL"
 
-    @property
+    @cached_property
     def new_seconds(self) -> float:
         """Seconds that the new connection took in all."""
         return sum(number(v) or 0.0 for v in mapping((self.new or {}).get("seconds_by_phase")).values())
@@ -225,23 +229,23 @@ class Facts:
         statuses = [mapping(row.get("status")) for row in rows(mapping(self._data("pool")).get("processes"))]
         return statuses if statuses and all(mapping(s.get("count")) for s in statuses) else None
 
-    @property
+    @cached_property
     def _asked(self) -> dict[str, Any]:
         """What came of asking for status sockets, also where there is none."""
         return mapping(mapping(self._views.get("pool")).get("data"))
 
-    @property
+    @cached_property
     def no_status_socket(self) -> bool:
         """The app was asked and has no status socket, which is no error."""
         return self._asked.get("processes") == []
 
-    @property
+    @cached_property
     def left_behind(self) -> list[str]:
         """Status sockets of processes that are gone: whoever ends in order removes his."""
         found = self._asked.get("left_behind")
         return [text(path) for path in found] if isinstance(found, list) else []
 
-    @property
+    @cached_property
     def no_monitor(self) -> bool:
         """No monitor of the pool ever told of itself, in as much of the log as was read."""
         whole_window = mapping(self.log).get("whole_window") is True
@@ -254,23 +258,23 @@ class Facts:
             return None
         return sum(whole(mapping(status.get("count")).get(name)) for status in self.pool)
 
-    @property
+    @cached_property
     def full(self) -> list[dict[str, Any]]:
         """The status of every process that has given out all that its pool may have."""
         counts = ((mapping(status.get("count")), status) for status in self.pool or [])
         return [status for c, status in counts if 0 < whole(c.get("maximum")) <= whole(c.get("used"))]
 
-    @property
+    @cached_property
     def holders(self) -> Optional[list[dict[str, Any]]]:
         """Who holds a connection, over all processes; None without P."""
         return None if self.pool is None else [h for s in self.pool for h in rows(s.get("holders"))]
 
-    @property
+    @cached_property
     def waiters(self) -> Optional[list[dict[str, Any]]]:
         """Who waits for a connection, over all processes; None without P."""
         return None if self.pool is None else [w for s in self.pool for w in rows(s.get("waiters"))]
 
-    @property
+    @cached_property
     def stacks(self) -> Optional[list[dict[str, Any]]]:
         """The stacks of every thread, over all processes with a status socket; None where one has none."""
         if self.pool is None:
@@ -291,7 +295,7 @@ class Facts:
         """Is the server at work for this holder of a connection?"""
         return text(self.session(holder.get("backend_pid")).get("state")) == "active"
 
-    @property
+    @cached_property
     def gap(self) -> Optional[tuple[float, float]]:
         """(seconds, end since the epoch) of a silence that all heartbeats of the app share; None without one.
 
@@ -309,7 +313,7 @@ class Facts:
 
     # S, sockets
 
-    @property
+    @cached_property
     def peers(self) -> set[str]:
         """``address:port`` of the database, as the app's sockets have it."""
         told = (self.sockets or {}).get("peers")
@@ -321,12 +325,12 @@ class Facts:
         found = (rows(one.get("sockets")) for one in self.samples if one.get("moment") == moment)
         return next(found, None)
 
-    @property
+    @cached_property
     def samples(self) -> list[dict[str, Any]]:
         """The sockets at several moments, each ``{moment, second, sockets}``; none when not read."""
         return rows(mapping(self.sockets).get("samples"))
 
-    @property
+    @cached_property
     def held(self) -> Optional[list[dict[str, Any]]]:
         """The app's sockets to PostgreSQL before anything was probed, each once; None when not read.
 
@@ -337,7 +341,7 @@ class Facts:
             return None
         return list({text(r.get("local")) + text(r.get("peer")): r for r in found}.values())
 
-    @property
+    @cached_property
     def shared(self) -> dict[int, set[int]]:
         """inode → the processes that hold it, of every connection that several hold."""
         return {
@@ -346,12 +350,12 @@ class Facts:
             if isinstance(row.get("pids"), list)
         }
 
-    @property
+    @cached_property
     def alive(self) -> Optional[int]:
         """Sockets in state ESTAB before the probe; None when not read."""
         return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")
 
-    @property
+    @cached_property
     def words(self) -> Optional[list[dict[str, Any]]]:
         """The server's last words on the app's sockets; None when they could not be read."""
         if self.sockets is None or mapping(self.sockets.get("peek")).get("state") != "ok":
@@ -362,7 +366,7 @@ class Facts:
         """How many sockets carry one of these SQLSTATEs."""
         return sum(1 for row in self.words or [] if row.get("sqlstate") in sqlstates)
 
-    @property
+    @cached_property
     def waits(self) -> Optional[list[dict[str, Any]]]:
         """Connections on which a request had no answer after the probe; None when that could not be read.
 
@@ -374,7 +378,7 @@ class Facts:
         found = rows(mapping(self.sockets).get("waits"))
         return [{**row, "sent": looked - (number(row.get("seconds")) or 0.0)} for row in found]
 
-    @property
+    @cached_property
     def hidden_words(self) -> int:
         """Connections that the other side ended after bytes which are no protocol: what TLS makes of its words."""
         held = [row for row in self.held or [] if row.get("state") == "CLOSE-WAIT"]
@@ -382,7 +386,7 @@ class Facts:
         hidden = [row for row in self.words or [] if row.get("kind") == "bytes"]
         return sum((whole(row.get("pid")), whole(row.get("fd"))) in ended for row in hidden)
 
-    @property
+    @cached_property
     def silent_flows(self) -> list[str]:
         """``local -> peer`` of the connections whose peer is silent.
 
@@ -406,12 +410,12 @@ class Facts:
 
     # X, the process
 
-    @property
+    @cached_property
     def processes(self) -> Optional[list[dict[str, Any]]]:
         """Every process of the service; None when not read."""
         return None if self.process is None else rows(self.process.get("processes"))
 
-    @property
+    @cached_property
     def looks(self) -> list[dict[str, Any]]:
         """What the threads did, and who waited to be accepted, at several moments."""
         return rows((self.process or {}).get("looks"))
@@ -433,7 +437,7 @@ class Facts:
                 return f"{name} is {text(found.get('value'))} in {text(found.get('where'))}"
         return ""
 
-    @property
+    @cached_property
     def differing(self) -> list[str]:
         """Settings that the process has otherwise than the file on disk, in words: as its environment says, or
         its pool, save what was switched at run time."""
@@ -452,7 +456,7 @@ class Facts:
                 found.append(f"{name} is {wanted} in {where}, and {other} in the process")
         return found
 
-    @property
+    @cached_property
     def changed_since_the_start(self) -> bool:
         """Was the file of settings changed after the app was started?
 
@@ -461,24 +465,24 @@ class Facts:
         changed = seconds_of((self.config or {}).get("changed_at"))
         return changed is not None and self.started is not None and changed > self.started + 1
 
-    @property
+    @cached_property
     def listening(self) -> Optional[bool]:
         """Does anything listen on the login's port?"""
         return None if self.process is None else truth(self.process.get("listening"))
 
-    @property
+    @cached_property
     def service(self) -> dict[str, Any]:
         """What is known of the service: kind, name, active, stopped_by_person, masked, why."""
         return mapping((self.process or {}).get("service"))
 
-    @property
+    @cached_property
     def started(self) -> Optional[float]:
         """When the oldest process of the service started, seconds since the epoch."""
         times = [seconds_of(p.get("started_at")) for p in self.processes or []]
         known = [t for t in times if t is not None]
         return min(known) if known else None
 
-    @property
+    @cached_property
     def age(self) -> Optional[float]:
         """Seconds since the oldest process of the service started."""
         return None if self.started is None or self.now is None else max(0.0, self.now - self.started)
@@ -506,20 +510,20 @@ class Facts:
         age = max(0.0, self.now - last)
         return age if age < LATELY_SECONDS else None
 
-    @property
+    @cached_property
     def pool_never_waits(self) -> bool:
         """Every pool in the source is psycopg2's own, which refuses at once."""
         pools = rows((self.source or {}).get("pools"))
         return bool(pools) and all(pool.get("library") == "psycopg2.pool" for pool in pools)
 
-    @property
+    @cached_property
     def error(self) -> str:
         """The last error that the app logged while the probe ran, with its place; empty where none is known."""
         told = mapping((self.log or {}).get("error"))
         at = f", at {self.short(text(told.get('at')))}" if text(told.get("at")) else ""
         return f"{text(told.get('text'))[:160]}{at}" if text(told.get("text")) else ""
 
-    @property
+    @cached_property
     def trouble(self) -> Optional[dict[str, Any]]:
         """The time of the failing logins that the log tells: ``{first, last, lines, ended}``, or None.
 
@@ -547,12 +551,12 @@ class Facts:
 
     # D, the database
 
-    @property
+    @cached_property
     def sessions(self) -> list[dict[str, Any]]:
         """All sessions of the server that were kept; none when not read."""
         return rows(mapping(self.activity).get("sessions"))
 
-    @property
+    @cached_property
     def backends(self) -> Optional[list[dict[str, Any]]]:
         """The app's sessions of this host, as the server sees them; None when they cannot be told apart.
 
@@ -576,7 +580,7 @@ class Facts:
         joined = self._joined(found)
         return joined if joined or not self._locals else found
 
-    @property
+    @cached_property
     def _locals(self) -> set[str]:
         """address:port on this side of every socket to the database that the app had in this run."""
         return {text(row.get("local")) for one in self.samples for row in rows(one.get("sockets"))}
@@ -592,7 +596,7 @@ class Facts:
         address, port = text(session.get("client_address")), whole(session.get("client_port"))
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
-    @property
+    @cached_property
     def resting(self) -> list[dict[str, Any]]:
         """The app's sessions that run no statement, those that listen for notifications left out."""
         return [
@@ -606,7 +610,7 @@ class Facts:
         """Those of them that have run none for longer than that."""
         return [s for s in self.resting if (self.server_age(s.get("state_change")) or 0) > seconds]
 
-    @property
+    @cached_property
     def app_role(self) -> tuple[str, str]:
         """(role, database) of the app: as its settings say, else as its sessions on the server; empty if unknown."""
         source = mapping((self.config or {}).get("database"))
@@ -617,7 +621,7 @@ class Facts:
         ours = self._joined(self.sessions)  # the settings are not known
         return (text(ours[0].get("role")), text(ours[0].get("database"))) if ours else ("", "")
 
-    @property
+    @cached_property
     def maximum(self) -> Optional[int]:
         """The pool's maximum for all processes that have one: as the pool says, else as settings or source say.
 
@@ -632,7 +636,7 @@ class Facts:
         with_sockets = {whole(row.get("pid")) for row in self.held or []}
         return of_one * (len(with_sockets) or max(1, len(self.processes or [])))
 
-    @property
+    @cached_property
     def _maximum_of_one(self) -> Optional[int]:
         """The pool's maximum in one process, as the settings say, else as the one pool in the source does."""
         # What was changed on disk since the start is not what runs.
@@ -651,12 +655,12 @@ class Facts:
         then, now = seconds_of(moment), self.server_now
         return None if then is None or now is None else max(0.0, now - then)
 
-    @property
+    @cached_property
     def server_now(self) -> Optional[float]:
         """The server's clock when it was read; this host's where the server was not asked."""
         return seconds_of((self.server or {}).get("now")) or self.now
 
-    @property
+    @cached_property
     def postmaster_start(self) -> Optional[float]:
         """When the server started."""
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
@@ -673,7 +677,7 @@ class Facts:
         hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
         return None if hidden else "0"
 
-    @property
+    @cached_property
     def crashed(self) -> Optional[bool]:
         """Has the server recovered from a crash since it was started? Then its helpers are younger than itself."""
         helper = seconds_of((self.server or {}).get("checkpointer_start"))
@@ -681,7 +685,7 @@ class Facts:
             return None
         return helper - self.postmaster_start > CRASH_SECONDS
 
-    @property
+    @cached_property
     def recovered_ago(self) -> Optional[float]:
         """Seconds since it did so, if the app ran then and it is not long ago; else None."""
         moment = (self.server or {}).get("checkpointer_start")
@@ -690,7 +694,7 @@ class Facts:
             return None
         return age if age < RECENT_SECONDS else None
 
-    @property
+    @cached_property
     def waiting_for_lock(self) -> Optional[dict[int, list[dict[str, Any]]]]:
         """Root pid → the app's sessions that wait for a lock behind it; None when not read."""
         if self.locks is None or self.backends is None:
@@ -712,7 +716,7 @@ class Facts:
             pid = whole(blockers[0])
         return pid
 
-    @property
+    @cached_property
     def findings(self) -> list[dict[str, Any]]:
         """The leak search's findings, each with ``site``: file:line below the directory that was searched."""
         found = []
