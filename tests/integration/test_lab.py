@@ -138,7 +138,7 @@ def test_server_names_the_parent_that_its_user_may_not_enter(tmp_path: Path) -> 
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o600)
     try:
-        with pytest.raises((RuntimeError, PermissionError), match=str(tmp_path.parent.parent)):
+        with pytest.raises((RuntimeError, PermissionError), match="pytest-of-"):
             Postgres(closed / "server").start()
         assert closed.stat().st_mode & 0o777 == 0o600
     finally:
