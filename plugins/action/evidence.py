@@ -8,6 +8,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
 from ..module_utils.runbook.common.clock import trip_seconds
 from ..module_utils.runbook.common.documents import InvalidDocument, file_name
+from ..module_utils.runbook.verdict.facts import Facts
 from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.run import Run
 
@@ -56,13 +57,17 @@ class ActionModule(Action):
                 self._tell(run, host, evidence["host"])
             if evidence["database"]:
                 label = evidence["database"]["database"]
-                run.write(f"databases/{file_name(label)}.json", evidence["database"])
-                read.append("database")
                 connection = evidence["database"]["views"]["connection"]["data"] or {}
                 error = connection.get("error") or {}
-                unreadable = f"not readable: {error.get('text')}"
-                words = "read: sessions, locks, limits" if connection.get("ok") else unreadable
-                run.say(host, f"database {label} {words}")
+                ok = connection.get("ok")
+                again = "again, after a login hung, " * self._was_read(run, label)
+                if again:
+                    run.note(f"databases/{file_name(label)}.again", {"from": host, "ok": ok})
+                if ok or not again:  # what was read once is not given up for nothing
+                    run.write(f"databases/{file_name(label)}.json", evidence["database"])
+                    read.append("database")
+                words = "read: sessions, locks, limits" if ok else f"not readable: {error.get('text')}"
+                run.say(host, f"database {label} {again}{words}")
                 # It is there: it is the inventory that is wrong.
                 if str(error.get("sqlstate"))[:2] in ("28", "3D"):
                     self._missed(run, host, f"{error.get('text')}: are diagnose_database_* right?")
@@ -83,6 +88,10 @@ class ActionModule(Action):
                 if name in group and hostvars[name].get("diagnose_database", "main") == label:
                     return host == name
         return False
+
+    @staticmethod
+    def _was_read(run: Run, label: str) -> bool:
+        return (Facts(None, run.database_of(label)).connection or {}).get("ok") is True
 
     @staticmethod
     def _missed(run: Run, host: str, why: str) -> None:

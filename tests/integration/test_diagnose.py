@@ -16,7 +16,9 @@ import pytest
 from runbook.common import documents
 from runbook.common.clock import rfc3339, seconds_of
 from tests.integration.playbook import Diagnosis, audit_lines, diagnose, identities
+from tests.lab.database import DATABASE
 from tests.lab.faults import FAULTS, Fault
+from tests.lab.faults.table import wait_until
 from tests.lab.lab import Lab
 
 # fault → outcomes that may be; whether the first login fails (None: as it comes); does the run end with 0
@@ -282,3 +284,25 @@ def test_when_it_is_over_the_log_of_it_makes_nobody_sick(shared_lab: Lab, tmp_pa
     run = diagnose(shared_lab.inventory, tmp_path)
     assert (run.report()["outcome"], run.report()["cause"]) == ("healthy", "healthy")
     assert run.status == 0
+
+
+def test_a_lock_that_only_the_probe_meets(shared_lab: Lab, tmp_path: Path) -> None:
+    """On a quiet app the probe's logins are the first that wait, so the database is read once more."""
+    shared_lab.heal()
+    shared_lab.strangers("BEGIN", "LOCK TABLE public.users IN ACCESS EXCLUSIVE MODE", name="migrate")
+    try:
+        wait_until(
+            lambda: shared_lab.server.sql(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'public.users'::regclass AND granted"
+                " AND mode = 'AccessExclusiveLock'",
+                database=DATABASE,
+            )[0][0],
+            "the table is locked",
+        )
+        run = diagnose(shared_lab.inventory, tmp_path)
+    finally:
+        shared_lab.end_others()
+    report = run.report()
+    assert (report["cause"], report["confidence"]) == ("lock_contention", "decided"), run.output
+    assert "database main again, after a login hung, read" in run.words
+    assert run.document("fleet.json")["database_connections"] == 2
