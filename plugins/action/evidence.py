@@ -42,7 +42,9 @@ class ActionModule(Action):
             self._missed(run, host, str(error))
             raise
         except AnsibleError as error:  # no way to become that user, no place for temporary files
-            answer = {"msg": " ".join(str(error).split())}
+            words = " ".join(str(error).split())
+            how = f" (as {self._task.become_user}; ansible_become_method says how, diagnose_user who)"
+            answer = {"msg": f"{words}{how if self._task.become else ''}"}
         evidence = answer.get("evidence")
         if not isinstance(evidence, dict):
             self._missed(run, host, no_answer(answer))

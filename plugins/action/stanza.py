@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible import context
 from ansible.utils.display import Display
 
 from ..module_utils.runbook.report.stanza import by_hand, stanza
@@ -23,7 +24,9 @@ class ActionModule(OnController):
                 found[host] = told["services"]
             else:
                 missing.append(host)
-        text = stanza(found)
+        words = context.CLIARGS.get("connection")  # -c, which no variable tells
+        local = [h for h in found if variables["hostvars"][h].get("ansible_connection", words) == "local"]
+        text = stanza(found, local)
         Display().display(f"\n{text}")
         result = {"stanza": text, "by_hand": by_hand(text)}
         if missing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Optional
 
@@ -39,7 +40,7 @@ def discover(port: Optional[int]) -> list[dict[str, Any]]:
     Each: ``port``, ``service``, ``container``, ``user``, ``pid`` (of the oldest process), ``processes``,
     ``command``, ``directory``, ``log``, ``pid_file``, ``environment_file``, ``database`` (without its secret),
     ``settings_from`` (in words), ``peers`` (address:port of what it is connected to), ``login_paths`` (as the
-    access log has them), ``login_routes`` (as the source has them), ``unread`` (in words).
+    access log has them), ``login_routes`` (as the source has them), ``sudo`` (is it there), ``unread`` (in words).
     """
     found = []
     for at, holders in sorted(proc.listeners(port).items()):
@@ -59,7 +60,7 @@ def _nobody(port: int) -> dict[str, Any]:
     words = f"whose process listens on port {port}: that needs root, or the app's own user"
     lists = ("peers", "login_paths", "login_routes")
     texts = ("service", "container", "user", "pid", "command", "directory", "log", "pid_file")
-    known = {"port": port, "processes": 0, "settings_from": "", **{name: [] for name in lists}}
+    known = {"port": port, "processes": 0, "settings_from": "", "sudo": True, **{name: [] for name in lists}}
     return {**known, "unread": [words], **dict.fromkeys((*texts, "environment_file", "database"))}
 
 
@@ -98,6 +99,7 @@ def _describe(port: int, oldest: int, members: list[int]) -> dict[str, Any]:
         "peers": peers,
         "login_paths": _login_paths(log),
         "login_routes": _login_routes(directory),
+        "sudo": shutil.which("sudo") is not None,
         "unread": unread,
     }
 

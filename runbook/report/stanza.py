@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from .words import plain
@@ -10,9 +11,9 @@ from .words import plain
 BY_HAND = "# by hand: "
 
 
-def stanza(hosts: dict[str, list[dict[str, Any]]]) -> str:
+def stanza(hosts: dict[str, list[dict[str, Any]]], local: Container[str] = ()) -> str:
     """YAML of group app. ``hosts``: host → what ``evidence/discover.py`` found there; of several services on a
-    host each becomes a host of its own, named after its port."""
+    host each becomes a host of its own, named after its port. ``local``: those that are this very machine."""
     lines = ["app:", "  hosts:"]
     for host, services in sorted(hosts.items()):
         if not services:
@@ -21,7 +22,8 @@ def stanza(hosts: dict[str, list[dict[str, Any]]]) -> str:
         for service in services:
             name = host if len(services) == 1 else f"{host}-{service['port']}"
             alias = [] if name == host else [f"ansible_host: {host}"]
-            body = [*alias, *_service(service)]
+            here = ["ansible_connection: local"] if host in local else []
+            body = [*alias, *here, *_service(service)]
             lines += [f"    {name}:", *(f"      {line}" for line in body)]
     return plain("\n".join(" ".join(line.split("\n")) for line in lines)) + "\n"
 
@@ -46,7 +48,9 @@ def _service(found: dict[str, Any]) -> list[str]:
         lines.append(f"diagnose_restart_command: []  {BY_HAND}{words}")
     if found["service"]:
         lines.append(f"diagnose_service: {found['service']}")
-    if found["service"] and not found["log"]:
+    if not found["sudo"]:
+        lines.append("# no sudo there: it is read as whoever logs in, root or its own user")
+    elif found["service"] and not found["log"]:
         lines.append("diagnose_user: root  # its log is the journal: for root and the group systemd-journal")
     elif found["user"]:
         lines.append(f"diagnose_user: {found['user']}")

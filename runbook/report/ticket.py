@@ -39,7 +39,8 @@ def ticket(report: dict[str, Any]) -> str:
     lines += [f"Evidence: {e['file']} sha256 {e['sha256']}" for e in report["evidence"]]
     files = " ".join(e["file"] for e in report["evidence"])
     lines.append(
-        f"{report['masked']} values masked; run {report['run_id']}; judged again with: runbook explain {files}"
+        f"{report['masked']} values masked; run {report['run_id']}; judged again, in its directory, with:"
+        f" runbook explain {files}"
     )
     return plain("\n".join(lines) + "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import pytest
@@ -162,20 +163,31 @@ def test_the_outcome_is_what_the_users_path_says(
     assert outcome(first, last, cause) == wanted
 
 
-def discovered(**told: Any) -> str:
+def discovered(local: Sequence[str] = (), **told: Any) -> str:
     """The stanza of a host on which that was found, and nothing else."""
     nothing = dict.fromkeys(
         ("service", "user", "log", "container", "database", "pid_file", "environment_file")
     )
     lists: Json = {name: [] for name in ("peers", "login_paths", "login_routes", "unread")}
-    found = {"port": 8000, "processes": 1, "command": "python3 -m backend.main", **nothing, **lists, **told}
-    return stanza({"web-1": [found]})
+    known = {"port": 8000, "processes": 1, "command": "python3 -m backend.main", "sudo": True}
+    return stanza({"web-1": [{**known, **nothing, **lists, **told}]}, local)
 
 
 @pytest.mark.parametrize(("log", "user"), [(None, "root"), ("/var/log/odras.log", "odras")])
 def test_a_unit_that_logs_to_the_journal_is_read_as_root(log: Optional[str], user: str) -> None:
     text = discovered(service="odras.service", user="odras", log=log)
     assert yaml.safe_load(text)["app"]["hosts"]["web-1"]["diagnose_user"] == user
+
+
+def test_the_stanza_of_this_very_machine_without_sudo_works_on_it() -> None:
+    (told,) = yaml.safe_load(discovered(["web-1"], user="odras", log="/x", sudo=False))["app"][
+        "hosts"
+    ].values()
+    assert told["ansible_connection"] == "local"
+    assert "diagnose_user" not in told
+    (other,) = yaml.safe_load(discovered(user="odras", log="/x"))["app"]["hosts"].values()
+    assert "ansible_connection" not in other
+    assert other["diagnose_user"] == "odras"
 
 
 def test_where_the_settings_do_not_name_the_database_its_peers_are_told() -> None:
