@@ -116,8 +116,8 @@ def holds(report: dict[str, Any]) -> list[str]:
         return []
     again = (seconds_of(after["at"]) or 0.0) + seconds
     return [
-        f"about {duration(seconds)}: it was lost in the {duration(seconds)} since the process started, so expect it"
-        f" again near {clock(rfc3339(again))} UTC"
+        f"about {duration(seconds)}: the process before lasted no longer, so with the same traffic expect it again"
+        f" near {clock(rfc3339(again))} UTC"
     ]
 
 
