@@ -27,7 +27,7 @@ _CALLS = {
         **dict.fromkeys((45, 47, 299), "recv"),
         **dict.fromkeys((44, 46), "send"),
         **dict.fromkeys((43, 288), "accept"),
-        **dict.fromkeys((61, 247), "wait"),
+        **dict.fromkeys((34, 61, 128, 130, 247), "wait"),  # for a child, or for a signal
         **{0: "read", 1: "write", 42: "connect", 73: "flock"},
     },
     "aarch64": {
@@ -38,9 +38,11 @@ _CALLS = {
         **dict.fromkeys((207, 212, 243), "recv"),
         **dict.fromkeys((206, 211), "send"),
         **dict.fromkeys((202, 242), "accept"),
-        **dict.fromkeys((95, 260), "wait"),
+        **dict.fromkeys((95, 133, 137, 260), "wait"),
     },
 }.get(platform.machine(), {})
+# Goes on with what was interrupted, as after a stop, and does not say what that was.
+_RESTARTED = {"x86_64": b"219", "aarch64": b"128"}.get(platform.machine())
 # Where the system call may not be read, the kernel function that it sleeps in says as much without the descriptor.
 _SLEEPS_IN = (
     *(("futex", "futex"), ("ep_poll", "epoll"), ("do_select", "select"), ("poll", "poll")),
@@ -121,7 +123,7 @@ def _call(pid: int, tid: str) -> tuple[str, Optional[int]]:
     """(what the thread waits in, the descriptor it waits on). ``running`` in none; empty where unreadable."""
     task = proc.PROC / str(pid) / "task" / tid
     words = (proc.read(task / "syscall") or b"").split()
-    if not words:
+    if not words or words[0] == _RESTARTED:
         kernel = proc.read_text(task / "wchan")
         return next((call for part, call in _SLEEPS_IN if part in kernel), ""), None
     if words[0] == b"running" or not words[0].isdigit():
