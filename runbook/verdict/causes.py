@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 from . import server
 from .answers import Condition, all_of, any_of, count, most_common
 from .conditions import connection, database, log, login, pool, process, sockets
-from .facts import OLD_SECONDS, POOL_SIZES, Facts, number, text, whole
+from .facts import HALTED, OLD_SECONDS, POOL_SIZES, Facts, number, text, whole
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,21 @@ def _next_started(facts: Facts) -> list[str]:
     return [f"find out why it ended: {text(facts.service.get('why'))}; its log is in the evidence"]
 
 
+def go_on(facts: Facts) -> list[str]:
+    """How processes that may not run go on, if there are any."""
+    pids = {state: [str(pid) for pid, one in facts.halted.items() if one == state] for state in HALTED}
+    stopped, held = " ".join(pids["T"]), ", ".join(pids["t"])
+    steps = [f"to let it go on without a restart: kill -CONT {stopped}; then find out who stopped it"]
+    traced = [f"find who holds pid {held} (TracerPid in /proc/PID/status), and let them detach"]
+    return [*(steps if stopped else []), *(traced if held else [])]
+
+
+def _next_blocked(facts: Facts) -> list[str]:
+    if process.processes_halted(facts).value:
+        return go_on(facts)
+    return [f"ask the owner of the code about this: {process.threads_stuck(facts).text}"]
+
+
 def _next_authentication(facts: Facts) -> list[str]:
     file = text((facts.config or {}).get("file"))
     where = f" in {file}" if file else ""
@@ -385,7 +400,7 @@ CAUSES: tuple[Cause, ...] = (
         "the app accepts and does not answer: its loop or all its threads are stuck",
         (login.login_hangs, process.threads_stuck),
         Restart(always, "a stuck loop comes free only with the process"),
-        say_with(process.threads_stuck, "ask the owner of the code about this"),
+        _next_blocked,
         not_to_confuse=("app_saturated", "slow_queries", "lock_contention", "black_hole"),
     ),
     Cause(

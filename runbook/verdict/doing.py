@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from typing import Any, Optional
 
-from .facts import Facts, mapping, number, rows, text, whole
+from .facts import HALTED, Facts, mapping, number, rows, text, whole
 
 # A frame is `file:line function`, the innermost first; our own pool's threads have names of their own.
 _OWN_THREADS = ("pool-", "MainThread")
@@ -34,7 +34,9 @@ class Work:
     @property
     def most(self) -> str:
         """What most of them are at work with, in words."""
-        return " and ".join(f"{number_of} with {what}" for what, number_of in self.elsewhere.most_common(2))
+        told = self.elsewhere.most_common(2)
+        how = [("in the kernel," if what.startswith("call ") else "with", what) for what, _ in told]
+        return " and ".join(f"{number_of} {' '.join(one)}" for one, (_, number_of) in zip(how, told))
 
 
 def before_the_probe(facts: Facts) -> Optional[dict[str, Any]]:
@@ -55,14 +57,18 @@ def _readable(look: dict[str, Any]) -> bool:
 
 
 def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
-    """pid → what the threads of a look do. Those that only take requests or children in are not counted."""
+    """pid → what the threads of a look do. Those that only take requests or children in are not counted, nor are
+    those that may not run."""
     found: dict[int, Work] = defaultdict(Work)
     loops = event_loops(facts)
     parents = {whole(process.get("ppid")) for process in facts.processes or []}
     for thread in rows(look.get("threads")):
+        if thread.get("state") in HALTED:
+            continue
         pid, call, to = whole(thread.get("pid")), text(thread.get("call")), text(thread.get("to"))
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
-        if waits and whole(thread.get("tid")) == pid and pid in loops | parents:
+        minds = pid in parents - loops and not to and call != "running"  # its workers, in whatever call
+        if whole(thread.get("tid")) == pid and (minds or (waits and pid in loops)):
             continue
         if waits:
             found[pid].idle += 1
@@ -151,7 +157,7 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
         {
             (whole(thread.get("tid")), whole(thread.get("inode")), whole(thread.get("turns")))
             for thread in rows(look.get("threads"))
-            if text(thread.get("to")) in facts.peers
+            if text(thread.get("to")) in facts.peers and thread.get("state") not in HALTED
         }
         for look in looks
     ]

@@ -38,6 +38,8 @@ POOL_SIZES = (
     *("POSTGRES_POOL_SIZE", "DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
 )
 POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
+# States of a thread that may not run, as /proc has them: somebody stopped it, or a debugger holds it.
+HALTED = {"T": "stopped", "t": "held by a debugger"}
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
 OWN_NAME = "pool-runbook"
 
@@ -111,7 +113,8 @@ class Facts:
         """Why a view was not read, in words."""
         view = mapping(self._views.get(name))
         if view:
-            return text(view.get("reason")) or ("" if view.get("state") == "ok" else "not in the evidence")
+            told = text(view.get("reason")) or ("" if view.get("state") == "ok" else "not in the evidence")
+            return told or (self.silent if name == "pool" else "")
         of_the_database = name in ("activity", "server", "locks", "limits")
         return "the database was not read" if of_the_database else "not in the evidence"
 
@@ -233,6 +236,18 @@ class Facts:
     def _asked(self) -> dict[str, Any]:
         """What came of asking for status sockets, also where there is none."""
         return mapping(mapping(self._views.get("pool")).get("data"))
+
+    @cached_property
+    def silent(self) -> str:
+        """Which processes do not answer at their status socket, in words; empty where all do."""
+        view, asked = mapping(self._views.get("pool")), rows(self._asked.get("processes"))
+        mute = [one for one in asked if not mapping(mapping(one.get("status")).get("count"))]
+        if mute:
+            pids = ", ".join(str(whole(one.get("pid"))) for one in mute)
+            told = f"status socket of pid {pids}: {text(mute[0].get('error')) or 'no status'}"
+        else:
+            told = f"status sockets: {text(view.get('reason'))}" if view.get("state") == "timeout" else ""
+        return f"{told}; {self.halted_words}" if told and self.halted else told
 
     @cached_property
     def no_status_socket(self) -> bool:
@@ -419,6 +434,24 @@ class Facts:
     def looks(self) -> list[dict[str, Any]]:
         """What the threads did, and who waited to be accepted, at several moments."""
         return rows((self.process or {}).get("looks"))
+
+    @cached_property
+    def halted(self) -> dict[int, str]:
+        """pid → state of every process of which no thread may run, at any look: stopped, or held by a debugger."""
+        states: dict[int, set[str]] = {}
+        for thread in (thread for look in self.looks for thread in rows(look.get("threads"))):
+            states.setdefault(whole(thread.get("pid")), set()).add(text(thread.get("state")))
+        return {pid: min(found) for pid, found in sorted(states.items()) if found <= set(HALTED)}
+
+    @cached_property
+    def halted_words(self) -> str:
+        """The same in words: ``pid 11, 12 are stopped (state T)``; empty where every process may run."""
+        found = {state: [str(pid) for pid, one in self.halted.items() if one == state] for state in HALTED}
+        return "; ".join(
+            f"pid {', '.join(pids)} {'is' if len(pids) == 1 else 'are'} {HALTED[state]} (state {state})"
+            for state, pids in found.items()
+            if pids
+        )
 
     def short(self, site: str) -> str:
         """A place in the source, from the directory where the app runs."""

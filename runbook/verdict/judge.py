@@ -10,9 +10,10 @@ from typing import Any, Optional
 
 from ..common.clock import seconds_of
 from .answers import Answer, count
-from .causes import CAUSES, Cause, why_of
+from .causes import CAUSES, Cause, go_on, why_of
 from .conditions.database import longest_queue
 from .conditions.login import login_hangs, statuses
+from .conditions.process import processes_halted
 from .facts import Facts, number, text, whole
 
 UNKNOWN = "unknown"
@@ -143,7 +144,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         cause=UNKNOWN,
         title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
         if fits
-        else "no known cause fits",
+        else f"no known cause fits{f'; {facts.halted_words}' if facts.halted else ''}",
         confidence=UNKNOWN,
         restart_helps=agreed if action != "open" else None,
         action=action,
@@ -153,6 +154,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
         unread=_unread(still_open),
         next=[
+            *go_on(facts),
             wrong
             or _later(facts)
             or "give this run the rights or names that the unread views need, and run it again",
@@ -210,6 +212,8 @@ def _title(cause: Cause, facts: Facts) -> str:
         if held:
             return f"the pool lost {lost}; {held} still have a connection"
         return f"the pool lost all {lost}; none is really in use"
+    if cause.id == "app_blocked" and processes_halted(facts).value:
+        return f"the app accepts and does not answer: {facts.halted_words}"
     if cause.id == "lock_contention":
         return f"{count(len(longest_queue(facts)[1]), 'session')} wait behind one lock"
     if cause.id == "sessions_terminated":

@@ -66,7 +66,9 @@ def pool(facts: Facts, _: Verdict) -> Found:
     if exhausted.value:
         lost = slots_without_connection(facts)
         return "fail", f"the app says exhausted; {lost.text}"
-    held = facts.held
+    held, silent = facts.held, facts.silent
+    if silent:
+        return "warn", f"{silent}; {exhausted.text}"
     if held is None:
         return "ok", exhausted.text
     dead = sum(1 for row in held if row.get("state") != "ESTAB")

@@ -663,6 +663,24 @@ def loop_blocked() -> Incident:
     return looked(incident, thread(0, "sleep"), thread(1), not_accepted=8)
 
 
+def supervised(status: str, state: str, *halted: int, not_accepted: int = 0) -> Incident:
+    """A supervisor and two workers, which serve one socket; `halted`: those of the three that are in this state."""
+    incident = fails(healthy(), status, seconds=5.0) if status == "timeout" else healthy()
+    workers = [{**thread(index, "epoll"), "pid": APP_PID + index} for index in (1, 2)]
+    partner = {**thread(9, "recv", to="10.0.7.7:443"), "pid": APP_PID + 1}
+    looked(incident, thread(0, "call 999"), *workers, partner, not_accepted=not_accepted)
+    processes = incident.data("process")["processes"]
+    processes[:] = [{**processes[0], "pid": APP_PID + i, "ppid": APP_PID if i else 1} for i in range(3)]
+    processes[0]["event_loop"] = False
+    for one in [row for look in incident.data("process")["looks"] for row in look["threads"]]:
+        one["state"] = state if one["pid"] - APP_PID in halted else "S"
+    return incident
+
+
+def all_stopped() -> Incident:
+    return supervised("timeout", "T", 0, 1, 2, not_accepted=8)
+
+
 def app_saturated() -> Incident:
     incident = fails(healthy(), "timeout", seconds=5.0)
     partners = [thread(index, "recv", to="10.0.7.7:443") for index in range(1, 41)]
@@ -828,6 +846,7 @@ TABLE: dict[str, tuple[Callable[[], Incident], Expected]] = {
     "pool_too_small": (pool_too_small, Expected("pool_too_small", False)),
     "login_broken": (login_broken, Expected("login_broken", False)),
     "loop_blocked": (loop_blocked, Expected("app_blocked", True, action="restart")),
+    "all_stopped": (all_stopped, Expected("app_blocked", True, action="restart")),
     "app_saturated": (app_saturated, Expected("app_saturated", False)),
     "connections_kept": (connections_kept, Expected("connection_leak", True, action="restart")),
     "held_for_a_partner": (held_for_a_partner, Expected("held_while_waiting", False)),

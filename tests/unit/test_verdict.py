@@ -10,8 +10,10 @@ import pytest
 from runbook.common.documents import validate
 from runbook.verdict.causes import CAUSES, IDS
 from runbook.verdict.conditions.pool import pool_is_exhausted
+from runbook.verdict.conditions.process import workers_busy
 from runbook.verdict.facts import Facts
 from runbook.verdict.judge import Verdict, judge
+from runbook.verdict.steps import steps
 from tests.unit import incidents
 from tests.unit.incidents import (
     APP_PID,
@@ -584,6 +586,64 @@ def test_threads_that_wait_for_a_lost_session_are_stuck_though_the_loop_comes_ro
     asking = [incidents.thread(fd - 10, "poll", fd) for fd in (11, 12)]
     verdict = judge(*incidents.looked(incident, incidents.thread(0, "epoll"), *asking, connected=2))
     assert (verdict.cause, verdict.confidence, verdict.action) == ("app_blocked", "decided", "restart")
+
+
+@pytest.mark.parametrize(
+    ("state", "halted", "not_accepted", "words", "step"),
+    [
+        ("T", (0, 1, 2), 8, "pid 4272, 4273, 4274 are stopped (state T)", "kill -CONT 4272 4273 4274"),
+        ("T", (0, 1, 2), 0, "pid 4272, 4273, 4274 are stopped (state T)", "kill -CONT 4272 4273 4274"),
+        ("T", (2,), 3, "pid 4274 is stopped (state T); 3 clients waited", "kill -CONT 4274"),
+        ("t", (2,), 3, "pid 4274 is held by a debugger (state t); 3 clients waited", "TracerPid"),
+        # Where everybody is accepted at once it is somebody else who does not answer; as if a parent stands still.
+        ("T", (2,), 0, "", ""),
+        ("T", (0,), 3, "", ""),
+    ],
+)
+def test_processes_that_may_not_run_are_why_nobody_is_answered(
+    state: str, halted: tuple[int, ...], not_accepted: int, words: str, step: str
+) -> None:
+    verdict = judge(*incidents.supervised("timeout", state, *halted, not_accepted=not_accepted))
+    assert (verdict.cause == "app_blocked") is bool(words)
+    if words:
+        assert any(words in answer.text for answer in verdict.why)
+        assert words.partition(";")[0] in verdict.title
+        assert step in verdict.next[0]
+        assert verdict.action == "restart"
+
+
+def test_a_thread_that_may_not_run_is_not_at_work() -> None:
+    """One waits for a partner's answer, in a process that is stopped. Nor is a parent that waits for its workers."""
+    facts = Facts(*incidents.supervised("timeout", "S"))
+    assert workers_busy(facts).text == "1 thread at work elsewhere than with PostgreSQL, 0 free"
+    facts = Facts(*incidents.supervised("timeout", "T", 1))
+    assert workers_busy(facts).text == "0 threads at work elsewhere than with PostgreSQL, 0 free"
+
+
+def test_who_is_at_work_in_a_call_without_a_name_is_told_so() -> None:
+    incident = fails(healthy(), "timeout", seconds=5.0)
+    incidents.looked(incident, incidents.thread(0, "call 999")).data("process")["processes"][0][
+        "event_loop"
+    ] = False
+    words = "1 thread of pid 4272 at work elsewhere (1 in the kernel, call 999), 0 free"
+    assert workers_busy(Facts(*incident)).text == words
+
+
+def test_a_stopped_worker_beside_one_that_serves_is_named() -> None:
+    """No login fails of it, and not all is well."""
+    incident = incidents.supervised("200", "T", 2)
+    pool(incident, status_document(0, [], []))
+    silent = {"pid": APP_PID + 2, "status": None, "stacks": None, "error": "TimeoutError: timed out"}
+    incident.data("pool")["processes"].append({**incident.data("pool")["processes"][0], **silent})
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("unknown", "none")
+    assert verdict.title == "no known cause fits; pid 4274 is stopped (state T)"
+    assert "kill -CONT 4274" in verdict.next[0]
+    words = "status socket of pid 4274: TimeoutError: timed out; pid 4274 is stopped (state T)"
+    assert [words in answer.text for answer in verdict.unread] == [True]
+    second = steps(Facts(*incident), verdict)[1]
+    assert second["status"] == "warn"
+    assert second["summary"].startswith(words)
 
 
 def test_a_pool_is_not_raised_beyond_what_the_server_has() -> None:

@@ -66,14 +66,39 @@ def heartbeats_share_a_gap(facts: Facts) -> Answer:
     return decided(ago < RECENT_SECONDS, "pool", words)
 
 
+def processes_halted(facts: Facts) -> Answer:
+    """X: every process of the app is stopped, or held by a debugger; or one that serves is, and clients wait to be
+    accepted. A parent that only minds its workers is not why nobody is answered."""
+    if facts.processes is None or not facts.looks:
+        return unread(facts, "process", "whether a process is stopped")
+    if not facts.halted:
+        return no("process", "no process is stopped")
+    living = {whole(p.get("pid")): whole(p.get("ppid")) for p in facts.processes if p.get("state") != "Z"}
+    if set(living) <= set(facts.halted):
+        return yes("process", facts.halted_words)
+    serving = set(facts.halted) - (set(living.values()) - doing.event_loops(facts))
+    queues = [
+        number(look.get("not_accepted")) for look in facts.looks if look.get("moment") != "before_login"
+    ]
+    if serving and (None in queues or not queues):
+        return unread(facts, "process", f"{facts.halted_words}: whether clients wait to be accepted")
+    refused = min((whole(queue) for queue in queues), default=0)
+    words = f"{facts.halted_words}; {count(refused, 'client')} waited to be accepted"
+    return decided(serving and refused, "process", words)
+
+
 def threads_stuck(facts: Facts) -> Answer:
-    """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have.
+    """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have;
+    or processes are stopped.
 
     A loop that comes round says nothing of the threads that it gives requests to.
     """
     hangs = login_hangs(facts)
     if hangs.value is False:
         return no("login", hangs.text)
+    halted = processes_halted(facts)
+    if halted.value:
+        return halted
     beats = [
         (number(mapping(status.get("loop")).get("heartbeat_age")), status) for status in facts.pool or []
     ]
@@ -118,7 +143,9 @@ def workers_busy(facts: Facts) -> Answer:
     loops = doing.event_loops(facts)
     for pid, work in sorted(found.items()):
         if work.busy >= max(4 if pid in loops else 1, 9 * work.idle) and work.busy > work.database:
-            words = f"{work.busy} threads of pid {pid} at work elsewhere ({work.most}), {work.idle} free"
+            words = (
+                f"{count(work.busy, 'thread')} of pid {pid} at work elsewhere ({work.most}), {work.idle} free"
+            )
             return yes("process", words)
     busy, idle = sum(w.busy for w in found.values()), sum(w.idle for w in found.values())
     return no("process", f"{count(busy, 'thread')} at work elsewhere than with PostgreSQL, {idle} free")
