@@ -140,6 +140,10 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         if fits
         else "no known cause fits what was read",
     }[agreed if action != "open" else None]
+    still_unread = _unread(still_open)
+    rights = "give this run the rights or names that the unread views need, and run it again"
+    nothing = "nothing is unread, and what was read disproves every known cause: send the directory of this run to whoever knows the app"
+    remedy = wrong or _not_probed(facts) or _later(facts) or (rights if still_unread else nothing)
     return Verdict(
         cause=UNKNOWN,
         title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
@@ -152,12 +156,10 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         contributing=_contributing(judged),
         why_not=_why_not(judged, None),
         fits=[(one.cause.id, next(a.text for a in one.answers if a.value is None)) for one in fits],
-        unread=_unread(still_open),
+        unread=still_unread,
         next=[
             *go_on(facts),
-            wrong
-            or _later(facts)
-            or "give this run the rights or names that the unread views need, and run it again",
+            *([remedy] if wrong or not facts.halted else []),
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",
         ],
@@ -166,6 +168,12 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
 
 def _contributing(judged: list[Judged]) -> list[str]:
     return [one.cause.id for one in judged if one.value and not one.cause.last_resort]
+
+
+def _not_probed(facts: Facts) -> str:
+    """Where nobody was to log in, for nothing may be changed."""
+    forbidden = facts.login is None and "diagnose_probe_in_check" in facts.reason("login")
+    return "let --check probe the login too: -e diagnose_probe_in_check=true" if forbidden else ""
 
 
 def _later(facts: Facts) -> str:
