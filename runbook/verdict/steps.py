@@ -38,6 +38,8 @@ def steps(facts: Facts, verdict: Verdict, observed: Optional[dict[str, Any]] = N
 def monitor(facts: Facts, _: Verdict) -> Found:
     """Step 1. A heartbeat proves it; a dated line makes it likely; a start-up line says nothing about now."""
     answer = monitor_is_silent(facts)
+    if facts.no_monitor:
+        return "unknown", answer.text
     if answer.value is not None:
         return ("fail", answer.text) if answer.value else ("ok", answer.text)
     if facts.monitor is None:

@@ -815,6 +815,37 @@ def test_a_first_run_that_cannot_decide_yet_says_when_to_ask_again(library: str,
 # -- what the process runs with, and what it should ----------------------------------------------------------
 
 
+def test_where_nothing_is_unread_no_rights_are_asked_for() -> None:
+    incident = fails(healthy(), "503")
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.unread) == ("unknown", [])
+    assert verdict.next[0].startswith("nothing is unread, and what was read disproves every known cause")
+    assert judge(*unread(incident, "log")).next[0].startswith("give this run the rights")
+
+
+def test_where_check_mode_forbade_the_probe_it_is_allowed_first() -> None:
+    reason = "not probed in check mode; -e diagnose_probe_in_check=true allows it"
+    verdict = judge(*unread(healthy(), "login", reason=reason))
+    assert verdict.cause == "unknown"
+    assert "-e diagnose_probe_in_check=true" in verdict.next[0]
+
+
+def test_an_app_without_a_monitor_has_none_that_is_well() -> None:
+    incident = healthy()
+    incident.data("log").update(whole_window=True)
+    view = incident.host["views"]["pool"]
+    view.update(state="unknown", data={"processes": [], "left_behind": []}, reason="no status socket")
+    incident.data("log")["counts"].update(monitor_started=0, monitor_error=0, pool_status=0)
+    unread_monitor = unread(incident, "monitor")
+    verdict = judge(*unread_monitor)
+    first = steps(Facts(*unread_monitor), verdict)[0]
+    assert (first["status"], first["summary"].partition(",")[0]) == (
+        "unknown",
+        "the app has no status socket",
+    )
+    assert verdict.cause == "healthy"
+
+
 def configured(value: str, **config: object) -> Incident:
     """A healthy app with a status socket: its pool has 20, the file says `value`."""
     incident = pool(healthy(), status_document(0, [], []))
