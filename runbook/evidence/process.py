@@ -13,7 +13,10 @@ from typing import Any, Optional
 from ..common.clock import rfc3339
 from . import proc
 
-_PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "MainPID", "ControlGroup")
+_PROPERTIES = (
+    *("LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "MainPID", "ControlGroup"),
+    "NRestarts",  # by systemd itself, since somebody last started it
+)
 # Where root keeps the lock and the audit log of a host; readable by all, for they hold no secret.
 SYSTEM_STATE = Path("/var/lib/pool-runbook")
 MOST_PROCESSES = 500
@@ -149,6 +152,12 @@ def _service(
         if unit.get("LoadState") in (None, "", "not-found"):
             return {**told, "why": f"systemd does not know a unit {name}"}
         active, result, main = (unit.get(key, "") for key in ("ActiveState", "Result", "MainPID"))
+        again = unit.get("NRestarts", "0")
+        times = (
+            ""
+            if again in ("", "0")
+            else f"; it ended by itself, and systemd started it again (NRestarts {again})"
+        )
         return {
             **told,
             "active": active,
@@ -157,7 +166,7 @@ def _service(
             "main_pid": int(main) if main.isdigit() and main != "0" else None,
             "masked": unit.get("LoadState") == "masked",
             "stopped_by_person": active == "inactive" and result == "success",
-            "why": f"{name} is {active} ({unit.get('SubState', '')}), result {result}",
+            "why": f"{name} is {active} ({unit.get('SubState', '')}), result {result}{times}",
         }
     if not pid_file:
         return {**told, "why": "neither a service nor a pid file is named for this host"}

@@ -14,7 +14,7 @@ from .causes import CAUSES, Cause, go_on, why_of
 from .conditions.database import longest_queue
 from .conditions.login import login_hangs, statuses
 from .conditions.process import processes_halted
-from .facts import Facts, number, text, whole
+from .facts import LATELY_SECONDS, Facts, number, text, whole
 
 UNKNOWN = "unknown"
 # Steps 5 and 6 change a running process, so a diagnosis does them only when asked to.
@@ -148,7 +148,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         cause=UNKNOWN,
         title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
         if fits
-        else f"no known cause fits{f'; {facts.halted_words}' if facts.halted else ''}",
+        else "; ".join(filter(None, ("no known cause fits", facts.halted_words, _just_started(facts)))),
         confidence=UNKNOWN,
         restart_helps=agreed if action != "open" else None,
         action=action,
@@ -168,6 +168,14 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
 
 def _contributing(judged: list[Judged]) -> list[str]:
     return [one.cause.id for one in judged if one.value and not one.cause.last_resort]
+
+
+def _just_started(facts: Facts) -> str:
+    """What is known of an app that was started a moment ago, where logins failed and work again."""
+    if not facts.login_failed or facts.login_fails or facts.age is None or facts.age > LATELY_SECONDS:
+        return ""
+    words = f"the app was started {facts.age:.0f} s before this run"
+    return f"{words} ({text(facts.service.get('why'))})" if facts.service.get("why") else words
 
 
 def _not_probed(facts: Facts) -> str:

@@ -830,6 +830,19 @@ def test_where_check_mode_forbade_the_probe_it_is_allowed_first() -> None:
     assert "-e diagnose_probe_in_check=true" in verdict.next[0]
 
 
+@pytest.mark.parametrize(("age", "told"), [(20, True), (600, False)])
+def test_an_app_that_was_started_a_moment_ago_is_told_so_where_logins_failed(age: int, told: bool) -> None:
+    """Whether it ended is not proven by that; who reads it knows where to look."""
+    incident = heals(healthy())
+    process = incident.data("process")
+    process["processes"][0]["started_at"] = at(-age)
+    process["service"]["why"] = "odras.service is active; it ended by itself"
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("unknown", "none")
+    words = "the app was started 20 s before this run (odras.service is active; it ended by itself)"
+    assert (words in verdict.title) is told
+
+
 def test_an_app_without_a_monitor_has_none_that_is_well() -> None:
     incident = healthy()
     incident.data("log").update(whole_window=True)
