@@ -7,6 +7,7 @@ it lies in the receive queue, where MSG_PEEK reads it and leaves it for libpq.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import _psycopg, extensions
 
 from .request import Request
 
@@ -45,11 +46,20 @@ WATCHDOG_SECONDS = 60.0
 # Probes and retransmissions take longer than this; so often the kernel is asked for them, and no oftener.
 GLANCE_SECONDS = 1.0
 
+MESSAGES = 4  # under TLS, the last of which may be the server's last word
+
 _IN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR)
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 _HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _UNANSWERED = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
+
+# libpq's own: psycopg2 gives no SQLSTATE of a notice, save in the text of a verbose one. None where it is hidden.
+_VERBOSE = 2
+_set_verbosity: Any = None
+with contextlib.suppress(OSError, AttributeError):
+    _set_verbosity = ctypes.CDLL(_psycopg.__file__).PQsetErrorVerbosity
+    _set_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
 
 # Seconds since boot, the time asleep included: a suspended host's connections have been idle that long.
 clock = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -312,7 +322,25 @@ class PooledConnection(extensions.connection):
             return "fin" if hung_up else None
         except OSError as error:
             return "silent" if error.errno in _UNANSWERED else "rst"
-        return read_last_words(said, hung_up)
+        found = read_last_words(said, hung_up)
+        return self._words_under_tls() or found if said and found in ("fin", SUSPECT) else found
+
+    def _words_under_tls(self) -> str | None:
+        """The key of `dead_found` if libpq, which alone can read under TLS, finds it said there; else None.
+
+        On an idle connection it takes the server's last words for a notice; a statement would lose them.
+        """
+        libpq = self.pgconn_ptr
+        if _set_verbosity is None or libpq is None:
+            return None
+        before = _set_verbosity(libpq, _VERBOSE)
+        with contextlib.suppress(psycopg2.Error):  # at the end of what was said, if it hung up
+            for _ in range(MESSAGES):
+                self.poll()
+        if not self.closed:
+            _set_verbosity(libpq, before)
+        codes = [re.match(r"[^:]+:\s+([0-9A-Z]{5}):", notice) for notice in self.notices[-MESSAGES:]]
+        return next((code[1] for code in reversed(codes) if code and code[1] in LAST_WORDS), None)
 
 
 class Dead(Exception):
@@ -327,8 +355,8 @@ def read_last_words(said: bytes, hung_up: bool) -> str | None:
     """Judge bytes that lie unread on an idle connection: None, SUSPECT, or what ended it.
 
     A notice, a notification or a changed parameter (N, A, S) may lie there on a healthy connection. After a
-    crash the last word is a notice, too, not an error (E). Under TLS nothing can be read: a suspect until it
-    hangs up.
+    crash the last word is a notice, too, not an error (E). Under TLS nothing can be read here: a suspect until
+    it hangs up.
     """
     ended = "fin" if hung_up or not said else None
     position = 0

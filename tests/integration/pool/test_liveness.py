@@ -7,10 +7,15 @@ been used, and round trips are only made after 30 s.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -18,6 +23,7 @@ import pytest
 
 from runbook.pool.connection import read_last_words
 from tests.integration.pool.house import House, Relay, black_hole, until
+from tests.lab.postgres import free_port
 
 
 def dead_found(pool: Any) -> dict[str, int]:
@@ -37,6 +43,73 @@ def test_57P01_terminated(house: House) -> None:
     assert pool.status()["count"]["dead"] == 2
     borrow_once(pool)
     assert dead_found(pool) == {"57P01": 2}
+
+
+@pytest.fixture
+def tls_port(breakable_house: House, tmp_path: Path) -> Iterator[int]:
+    """Where the server is reached under TLS."""
+    port, files = free_port(), {"certificate": str(tmp_path / "crt"), "key": str(tmp_path / "key")}
+    new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=db-1")
+    made = (*new, "-keyout", files["key"], "-out", files["certificate"])
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
+    told = json.dumps({"listen": port, "to": breakable_house.server.port, **files})
+    command = [sys.executable, str(Path(__file__).parents[2] / "lab" / "others" / "tls.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin and other.stdout
+        other.stdin.write(told)
+        other.stdin.close()
+        assert other.stdout.readline() == "ready\n"
+        yield port
+        other.kill()
+
+
+@pytest.mark.parametrize("cause", ["57P01", "57P02", "57P05"])
+def test_the_last_words_under_tls(breakable_house: House, tls_port: int, cause: str) -> None:
+    """Only libpq can read them there, and a statement would lose them."""
+    house = breakable_house
+    pool = house.pool(port=tls_port)
+    idle, victim = house.fill(pool, 2)
+    assert idle.info.ssl_in_use
+    if cause == "57P01":
+        house.end_backends(pool, idle.backend_pid)
+    elif cause == "57P02":
+        house.server.kill_backend(victim.backend_pid, signal.SIGKILL)
+    else:
+        connection = pool.getconn()
+        with connection.cursor() as cursor:
+            cursor.execute("SET idle_session_timeout = '100ms'")
+        connection.commit()
+        pool.putconn(connection)
+    until(lambda: pool.status()["count"]["dead"])
+    until(lambda: _connects(house, tls_port))
+    held = [pool.getconn() for _ in range(2)]
+    assert dead_found(pool).get(cause) == 1
+    for connection in held:
+        pool.putconn(connection)
+
+
+def _connects(house: House, port: int) -> bool:
+    with contextlib.suppress(psycopg2.Error):
+        psycopg2.connect(**{**house.server.connection("odras_app", "odras"), "port": port}).close()
+        return True
+    return False
+
+
+def test_what_libpq_reads_for_a_look_leaves_a_healthy_connection_as_it_was(
+    breakable_house: House, tls_port: int
+) -> None:
+    pool = breakable_house.pool(port=tls_port)
+    with pool.connection() as listener, listener.cursor() as cursor:
+        cursor.execute("LISTEN news")
+    breakable_house.server.sql("NOTIFY news", database="odras")
+    until(lambda: listener.glance() == "suspect")
+    with pool.connection() as connection, connection.cursor() as cursor:
+        assert connection is listener
+        assert len(connection.notifies) == 1
+        with pytest.raises(psycopg2.Error) as failure:
+            cursor.execute("SELEC 1")
+    assert "42601" not in str(failure.value), "the texts of errors are as short as before"
+    assert dead_found(pool) == {}
 
 
 @pytest.mark.parametrize(
