@@ -195,6 +195,8 @@ def read_host(request: dict[str, Any], settings_known: Callable[[settings.Settin
         job(_LOOK, lambda: looks.look("during_login")).view()
     views["new_connection"], views["login"] = new.view(), probe.view()
     job(_LOOK, lambda: looks.look("after_login")).view()
+    if asked:
+        job(_POOL, lambda: step2_pool.look_again(asked["processes"], _POOL / 2)).view()
     if views["process"]["data"]:
         views["process"]["data"]["looks"] = looks.looks
     if words:

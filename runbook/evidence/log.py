@@ -27,7 +27,7 @@ _JOURNAL_SECONDS = 3.0
 _JOURNAL_ENTRY = re.compile(r"(?m)^(?=\d+\.\d+ )")
 
 # What a line says, by name. The texts are those of PostgreSQL, libpq, psycopg2, psycopg_pool,
-# SQLAlchemy, uvicorn, asyncio and of the guide's own code. They are searched in a line in lower case, which
+# SQLAlchemy, uvicorn, asyncio, of the guide's own code and of runbook.pool. They are searched in a line in lower case, which
 # is several times faster than IGNORECASE, and every repetition is bounded, which keeps hostile lines linear.
 PATTERNS: dict[str, re.Pattern[str]] = {
     name: re.compile(text)
@@ -36,11 +36,11 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         "dead_connection": r"dead connection (?:detected|found)|found dead connection",
         "server_closed": r"server closed the connection unexpectedly|connection already closed|connection has been closed unexpectedly|terminating connection due to|ssl syscall error|could not receive data from server",
         "connection_reset": r"(?:could not (?:receive data from|send data to) server|ssl syscall error)[^\n]{0,60}connection reset by peer",
-        "terminated_by_administrator": r"terminating connection due to administrator command",
-        "crash_of_another_process": r"because of crash of another server process",
-        "idle_session_timeout": r"terminating connection due to idle-session timeout",
-        "idle_in_transaction_timeout": r"terminating connection due to idle-in-transaction timeout",
-        "transaction_timeout": r"terminating connection due to transaction timeout",
+        "terminated_by_administrator": r"terminating connection due to administrator command|dead connection detected \(57p01",
+        "crash_of_another_process": r"because of crash of another server process|dead connection detected \(57p02",
+        "idle_session_timeout": r"terminating connection due to idle-session timeout|dead connection detected \(57p05",
+        "idle_in_transaction_timeout": r"terminating connection due to idle-in-transaction timeout|dead connection detected \(25p03",
+        "transaction_timeout": r"terminating connection due to transaction timeout|dead connection detected \(25p04",
         "connection_refused": r"connection to server [^\n]{1,160} failed: connection refused|could not connect to server: connection refused",
         "name_not_resolved": r"could not translate host name|name or service not known|temporary failure in name resolution",
         "too_many_clients": r"too many clients already|remaining connection slots are reserved|too many connections for (?:role|database)",

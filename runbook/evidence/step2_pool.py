@@ -13,6 +13,7 @@ import math
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -108,6 +109,15 @@ def collect(pids: list[int], directories: list[str], seconds: float) -> dict[str
         rows.append(row)
     others = [path for pid, path in sorted(found.items()) if pid not in pids]
     return {"processes": rows, "left_behind": [path for path in others if not _served(path)]}
+
+
+def look_again(rows: list[dict[str, Any]], seconds: float) -> None:
+    """Add to each row of ``collect`` what its pool has found dead by now, as the probe made it look."""
+    for row in rows:
+        with suppress(OSError, ValueError):
+            counters = row["status"] and ask(row["socket"], "status", seconds).get("counters")
+            found = counters.get("dead_found_at") if isinstance(counters, dict) else None
+            row["dead_found_at"] = found if isinstance(found, dict) else None
 
 
 def _served(path: str) -> bool:

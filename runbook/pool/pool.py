@@ -73,6 +73,7 @@ class Counters:
     peak_used: int = 0
     peak_waiting: int = 0
     dead_found: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LAST_WORDS, 0))
+    dead_found_at: dict[str, str] = field(default_factory=dict)  # the last of each
 
 
 @dataclass(eq=False)
@@ -255,7 +256,8 @@ class Pool:
             leases = sorted(self._used, key=lambda lease: lease.since)
             held = [connection for connection in (lease() for lease in leases) if connection is not None]
             dead = sum(connection.looks_dead() for connection in [*self._idle, *held])
-            counters = replace(self.counters, dead_found=dict(self.counters.dead_found))
+            found = dict(self.counters.dead_found), dict(self.counters.dead_found_at)
+            counters = replace(self.counters, dead_found=found[0], dead_found_at=found[1])
             samples = [dict(row) for row in self.switches.seen.rows.values()]
             at = (clock(), self.settings.max_connections, used, idle, self._connecting, dead, leases)
             return Snapshot(*at, list(self._waiters), counters, self.last_connect_error, samples)
@@ -461,6 +463,7 @@ class Pool:
             self.counters.closed += 1
             if found:
                 self.counters.dead_found[found] = self.counters.dead_found.get(found, 0) + 1
+                self.counters.dead_found_at[found] = utc_now()
                 for older in self._idle:
                     older.suspect |= older.checked_at <= connection.checked_at
         backend, idle = connection.backend_pid, clock() - connection.idle_since

@@ -280,6 +280,16 @@ class Facts:
         return [status for c, status in counts if 0 < whole(c.get("maximum")) <= whole(c.get("used"))]
 
     @cached_property
+    def read_by_the_pool(self) -> set[str]:
+        """The server's last words, by SQLSTATE, on connections that the app's own pool found dead lately: in the
+        last minute, or in the probe. It reads them under TLS too."""
+        told = [mapping(row.get("dead_found_at")) for row in rows(self._asked.get("processes"))]
+        told += [mapping(mapping(status.get("counters")).get("dead_found_at")) for status in self.pool or []]
+        begin = None if self.now is None else self.now - LATELY_SECONDS
+        times = [(cause, seconds_of(moment)) for found in told for cause, moment in found.items()]
+        return {cause for cause, found in times if begin is not None and found is not None and found >= begin}
+
+    @cached_property
     def holders(self) -> Optional[list[dict[str, Any]]]:
         """Who holds a connection, over all processes; None without P."""
         return None if self.pool is None else [h for s in self.pool for h in rows(s.get("holders"))]

@@ -230,6 +230,7 @@ def test_under_tls(broken: Lab, tmp_path: Path) -> None:
     assert (report["cause"], report["outcome"], report["restart_helps"]) == ("unknown", "restored", False)
     # Whether the app stood still for a while is open where nothing tells its heartbeat.
     assert [fit["cause"] for fit in report["fits"]] == ["sessions_terminated", "host_suspended"]
+    assert report["next"][0].startswith("look in PostgreSQL's own log, near "), report["next"]
     for lines in shown_under("TLS to the database", "").split("\n\n"):
         shown, there = (re.sub(r"\d+ connections?", "some connections", text) for text in (lines, run.output))
         assert " ".join(shown.split()) in " ".join(there.split())

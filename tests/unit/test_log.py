@@ -27,6 +27,7 @@ from runbook.evidence.log import (
     line_time,
     summarize,
 )
+from runbook.pool.connection import LAST_WORDS
 from tests.unit.incidents import healthy
 
 MOMENT = datetime(2026, 11, 23, 3, 41, 7, 120000, tzinfo=timezone.utc).timestamp()
@@ -144,6 +145,16 @@ def test_any_line_has_a_time_or_none(line: str) -> None:
         (
             "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
             {"too_many_clients"},
+        ),
+        *(
+            (f"WARNING Dead connection detected ({code}: {meaning}), backend 7", {"dead_connection", name})
+            for (code, meaning), name in zip(
+                LAST_WORDS.items(),
+                (
+                    *("terminated_by_administrator", "crash_of_another_process", "idle_session_timeout"),
+                    *("idle_in_transaction_timeout", "transaction_timeout"),
+                ),
+            )
         ),
         ('FATAL:  password authentication failed for user "odras_app"', {"authentication_failed"}),
         ("FATAL:  the database system is starting up", {"starting_up"}),

@@ -735,6 +735,8 @@ def test_under_tls_what_only_the_server_said_stays_open() -> None:
     verdict = judge(*incident)
     assert (verdict.cause, verdict.restart_helps) == ("unknown", False)
     assert [name for name, words in verdict.fits if "TLS hides" in words] == ["sessions_terminated"]
+    assert f"look in PostgreSQL's own log, near {at(-900)[11:19]} UTC" in verdict.next[0]
+    assert "give this run the rights" not in " ".join(verdict.next)
     crashed = incident.copy()
     crashed.data("server")["checkpointer_start"] = at(-60)
     assert "postgres_crash_recovery" in dict(judge(*crashed).fits)
@@ -742,6 +744,46 @@ def test_under_tls_what_only_the_server_said_stays_open() -> None:
         if row["name"] == "idle_session_timeout":
             row["setting"] = "600000"
     assert "idle_session_timeout" in dict(judge(*incident).fits)
+
+
+@pytest.mark.parametrize("found", [-30.0, 2.0])
+@pytest.mark.parametrize("hide", ["under_tls", "denied"])
+@pytest.mark.parametrize("cause", ["57P01", "57P02", "57P05", "25P03", "25P04"])
+def test_the_apps_own_pool_reads_what_nobody_else_can(cause: str, hide: str, found: float) -> None:
+    """Shortly before the run, or when the probe made it use the connections."""
+    incident = {"under_tls": under_tls, "denied": denied}[hide](sessions_terminated())
+    status = status_document(0, [], [])
+    beat = {"seconds": 6.0, "ended_at": at(-3 * HOUR)}
+    status["monitor"]["gap"], status["loop"]["gap"] = beat, {**beat, "ended_at": at(-9 * HOUR)}
+    pool(incident, status)
+    assert judge(*incident).cause == "unknown"
+    told = {cause: at(found), "fin": at(found), "57P05": at(-900)}
+    if found < 0:
+        status["counters"]["dead_found_at"] = {**told, cause: at(found)}
+    else:
+        incident.data("pool")["processes"][0]["dead_found_at"] = {**told, cause: at(found)}
+    validate(incident.host)
+    validate(status)
+    verdict = judge(*incident)
+    assert verdict.confidence == "decided"
+    assert (
+        verdict.cause
+        == {
+            "57P01": "sessions_terminated",
+            "57P02": "postgres_crash_recovery",
+            "57P05": "idle_session_timeout",
+            "25P03": "idle_in_transaction_timeout",
+            "25P04": "transaction_timeout",
+        }[cause]
+    )
+    assert any(f"the app's pool read on dead connections: {cause}" in why.text for why in verdict.why)
+
+
+def test_what_the_pool_found_long_ago_says_nothing_of_these_connections() -> None:
+    incident = pool(under_tls(sessions_terminated()), status_document(0, [], []))
+    told = {"dead_found_at": {"57P01": at(-900)}}
+    incident.data("pool")["processes"][0]["status"]["counters"].update(told)
+    assert judge(*incident).cause == "unknown"
 
 
 def denied(incident: Incident) -> Incident:

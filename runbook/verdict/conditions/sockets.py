@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from ...common.clock import rfc3339
 from .. import doing
 from ..answers import Answer, Condition, count, decided, no, unread, yes
 from ..facts import IDLE_SECONDS, LATELY_SECONDS, Facts, mapping, number, rows, text, whole
@@ -83,7 +84,7 @@ def last_words(sqlstate: str, meaning: str) -> Condition:
     said.__name__ = f"last_words_{sqlstate}"
     said.__doc__ = (
         f"S: the server's last words on a connection that the app still holds are {sqlstate}, {meaning}"
-        "; where they cannot be read, L has them"
+        "; where they cannot be read, P or L has them"
         f"{', or D shows that it recovered from a crash then' if sqlstate == '57P02' else ''}."
     )
     return said
@@ -100,9 +101,13 @@ _ENDINGS = {
 
 
 def _without_words(facts: Facts, sqlstate: str, meaning: str) -> Optional[Answer]:
-    """Where nobody may read the words, or TLS hides them: the app's log may have them, the server's settings say
-    what it cannot have said, and a crash leaves a trace. None where that tells nothing."""
+    """Where nobody may read the words, or TLS hides them: the app's own pool or its log may have them, the server's
+    settings say what it cannot have said, and a crash leaves a trace. None where that tells nothing."""
     name, setting = _ENDINGS[sqlstate]
+    read = facts.read_by_the_pool & set(_ENDINGS)
+    if read:
+        words = f"the app's pool read on dead connections: {', '.join(sorted(read))}"
+        return decided(sqlstate in read, "pool", f"{words}{f', {meaning}' if sqlstate in read else ''}")
     if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
         told = facts.logged_now(name) or 0
         words = f"{count(told, 'line')} in the app's log with the server's words, {meaning}"
@@ -120,6 +125,19 @@ def _without_words(facts: Facts, sqlstate: str, meaning: str) -> Optional[Answer
     if ago is None or (ended and min(abs(seconds - ago) for seconds in ended) > LATELY_SECONDS):
         return None
     return yes("server", f"the server recovered from a crash {ago:.0f} s ago, while the app ran")
+
+
+def under_tls(facts: Facts) -> str:
+    """Where to look for the server's words if neither the app's pool nor its log has them; no right shows them."""
+    if not facts.hidden_words or facts.read_by_the_pool or facts.now is None:
+        return ""
+    if facts.logged_now(*(one for one, _ in _ENDINGS.values())):
+        return ""
+    ages = [number(row.get("idle_seconds")) or 0.0 for row in facts.words or [] if row.get("kind") == "bytes"]
+    return (
+        f"look in PostgreSQL's own log, near {rfc3339(facts.now - min(ages))[11:19]} UTC, for why it ended the app's"
+        f" sessions ({', '.join(_ENDINGS)}): TLS hides its words, whatever rights this run has"
+    )
 
 
 def dead_ones_matter(facts: Facts) -> Answer:
