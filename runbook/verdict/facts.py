@@ -376,6 +376,22 @@ class Facts:
         }
 
     @cached_property
+    def kept_by_logins(self) -> int:
+        """Connections more after the probe than before, if as many as the logins that were served, though every
+        process that opened them had one before: a pool that returns what it lends would have used that too."""
+        before, after = self.sample("before_login"), self.sample("after_login")
+        if self.held is None or before is None or after is None:
+            return 0
+        found = [{(whole(r.get("pid")), text(r.get("local"))) for r in sample} for sample in (before, after)]
+        new, served = found[1] - found[0], 0
+        for one in self.rounds:
+            served += sum(
+                whole(n) for s, n in mapping(one.get("by_status")).items() if text(s)[:1] in ("2", "4")
+            )
+        same = found[0] <= found[1] and {pid for pid, _ in new} <= {pid for pid, _ in found[0]}
+        return len(new) if same and 1 < served <= len(new) else 0
+
+    @cached_property
     def alive(self) -> Optional[int]:
         """Sockets in state ESTAB before the probe; None when not read."""
         return None if self.held is None else sum(1 for r in self.held if r.get("state") == "ESTAB")

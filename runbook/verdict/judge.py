@@ -14,7 +14,7 @@ from .causes import CAUSES, Cause, go_on, why_of
 from .conditions.database import longest_queue
 from .conditions.login import login_hangs, statuses
 from .conditions.process import processes_halted
-from .conditions.sockets import under_tls
+from .conditions.sockets import kept_by_logins, under_tls
 from .facts import LATELY_SECONDS, Facts, number, text, whole
 
 UNKNOWN = "unknown"
@@ -163,6 +163,7 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
             *([remedy] if wrong or not facts.halted else []),
             f"to see more: {OBSERVE} watches the running processes for 5 minutes; -e diagnose_observe_minutes=5"
             " does so within this run",
+            *([f"sockets to {facts.target}: {kept_by_logins(facts)}"] if facts.kept_by_logins else []),
         ],
     )
 

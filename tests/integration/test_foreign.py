@@ -303,6 +303,25 @@ def test_a_script_with_a_plain_pool(app: str, fault: str, tmp_path: Path) -> Non
         assert lab.login() == 200
 
 
+def test_a_login_that_keeps_its_connection_is_told_before_the_probe_costs_the_last_one(
+    tmp_path: Path,
+) -> None:
+    """On the way of an unknown user, which is the probe's: the first run used up what was idle."""
+    with Lab(tmp_path / "lab", "psycopg2") as lab:
+        main = lab.app / "backend" / "main.py"
+        refuse = "    raise HTTPException(401"
+        main.write_text(main.read_text().replace(refuse, f"    take()  # and never given back\n{refuse}"))
+        lab.restart()
+        (host,) = stanza_of(discover(lab, "-e", f"discover_port={lab.app_port}").stdout).values()
+        host.pop("diagnose_restart_command")
+        del host["diagnose_user"]  # on this machine
+        where = tmp_path / "inventory.yml"
+        where.write_text(yaml.safe_dump({"app": {"hosts": {"web-1": {**LOCAL, **host}}}}))
+        told = [diagnose(where, tmp_path).output for _ in range(2)]
+        words = "more after the probe's logins, one for each, though some were open before"
+        assert words in " ".join(told[1].split()), told[1]
+
+
 def test_a_misspelt_variable_is_refused(lab: Lab) -> None:
     done = discover(lab, "-e", "discover_prot=8000")
     assert done.returncode != 0

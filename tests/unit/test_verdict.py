@@ -786,6 +786,37 @@ def test_what_the_pool_found_long_ago_says_nothing_of_these_connections() -> Non
     assert judge(*incident).cause == "unknown"
 
 
+def after_logins(more: int, status: str = "401", gone: int = 0) -> Incident:
+    """3 logins are served while two connections are open; so many more are open afterwards, and so many gone."""
+    incident = incidents.healthy()
+    incident.data("login")["rounds"] = [incidents.login_round(status, 3, ok=True)]
+    first = [incidents.sock(fd) for fd in (11, 12)]
+    later = [*first[gone:], *(incidents.sock(fd) for fd in range(21, 21 + more))]
+    return incidents.hold(incident, *first, later=tuple(later))
+
+
+@pytest.mark.parametrize(
+    ("incident", "told"),
+    [
+        (after_logins(3), True),
+        (after_logins(2), False),  # a pool that grew to serve three at once had one of the two in use as well
+        (after_logins(0), False),
+        (after_logins(3, gone=1), False),  # it was replaced
+    ],
+)
+def test_logins_that_keep_their_connections_are_told_and_no_verdict_rests_on_it(
+    incident: Incident, told: bool
+) -> None:
+    words = "3 more after the probe's logins, one for each, though some were open before"
+    verdict = judge(*incident)
+    assert verdict.cause == "healthy"
+    assert any(words in why.text for why in verdict.why) is told
+    incident.host["views"]["new_connection"] = incidents.view(None, "not read")
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert any(words in step for step in verdict.next) is told
+
+
 def denied(incident: Incident) -> Incident:
     """The same without the right to read what lies unread in the app's sockets."""
     incident.data("sockets").update(last_words=[], peek={"state": "denied", "reason": "ptrace_scope is 1"})

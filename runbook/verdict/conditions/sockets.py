@@ -9,6 +9,7 @@ from .. import doing
 from ..answers import Answer, Condition, count, decided, no, unread, yes
 from ..facts import IDLE_SECONDS, LATELY_SECONDS, Facts, mapping, number, rows, text, whole
 from .log import another_exception
+from .login import statuses
 
 # The clocks of two hosts differ, and a request takes a moment to be seen on the server.
 _SETTLED_SECONDS = 2.0
@@ -279,4 +280,17 @@ def sockets_were_read(facts: Facts) -> Answer:
     """S: the app's sockets were read, with what is unread on them."""
     if facts.held is None or (facts.held and facts.words is None):
         return unread(facts, "sockets", "the state of the app's connections")
-    return yes("sockets", f"{count(len(facts.held), 'socket')} from the app to {facts.target}")
+    words = f"{count(len(facts.held), 'socket')} from the app to {facts.target}"
+    return yes("sockets", f"{words}{f'; {kept_by_logins(facts)}' if facts.kept_by_logins else ''}")
+
+
+def kept_by_logins(facts: Facts) -> str:
+    """What the probe itself may have cost the app, in words; empty where it cost nothing. No verdict rests on it:
+    several pools, or connections that were busy before, look the same."""
+    if not facts.kept_by_logins:
+        return ""
+    return (
+        f"{facts.kept_by_logins} more after the probe's logins, one for each, though some were open before: see"
+        " whether the login gives its connection back on the way that the probe took"
+        f" ({statuses(facts)})"
+    )
