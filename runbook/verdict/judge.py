@@ -144,7 +144,13 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
     still_unread = _unread(still_open)
     rights = "give this run the rights or names that the unread views need, and run it again"
     nothing = "nothing is unread, and what was read disproves every known cause: send the directory of this run to whoever knows the app"
-    remedy = wrong or _not_probed(facts) or _later(facts) or under_tls(facts) or (rights if still_unread else nothing)
+    remedy = (
+        wrong
+        or _not_probed(facts)
+        or _later(facts)
+        or under_tls(facts)
+        or (rights if still_unread else nothing)
+    )
     return Verdict(
         cause=UNKNOWN,
         title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
