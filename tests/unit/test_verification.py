@@ -39,7 +39,7 @@ def test_one_process_that_does_not_say_is_enough() -> None:
     incident = pool(healthy(), status_document(1, [], []))
     row = incident.data("pool")["processes"][0]
     incident.data("pool")["processes"].append({**row, "pid": 1, "status": None, "error": "no answer"})
-    assert verified(incident) == (False, "the pool: not every process said how its pool is")
+    assert verified(incident) == (False, "the pool: status socket of pid 1: no answer")
 
 
 def test_a_login_that_fails() -> None:
