@@ -11,6 +11,7 @@ import os
 import platform
 import struct
 import time
+from pathlib import Path
 from typing import Any, Optional
 
 from . import proc
@@ -41,6 +42,7 @@ _CALLS = {
         **dict.fromkeys((95, 133, 137, 260), "wait"),
     },
 }.get(platform.machine(), {})
+_GROUPS = "/sys/fs/cgroup"
 # Goes on with what was interrupted, as after a stop, and does not say what that was.
 _RESTARTED = {"x86_64": b"219", "aarch64": b"128"}.get(platform.machine())
 # Where the system call may not be read, the kernel function that it sleeps in says as much without the descriptor.
@@ -94,7 +96,7 @@ def _threads(pid: int, table: dict[int, dict[str, Any]], most: int) -> list[dict
         names = sorted(os.listdir(task), key=int)
     except OSError:
         return []
-    sockets = proc.socket_fds(pid) or {}
+    sockets, still = proc.socket_fds(pid) or {}, _frozen(pid)
     rows = []
     for name in names[:most]:
         raw = proc.read(task / name / "stat")
@@ -108,7 +110,7 @@ def _threads(pid: int, table: dict[int, dict[str, Any]], most: int) -> list[dict
             {
                 "pid": pid,
                 "tid": int(name),
-                "state": raw[raw.rindex(b")") + 2 :][:1].decode("ascii", "replace"),
+                "state": "F" if still else raw[raw.rindex(b")") + 2 :][:1].decode("ascii", "replace"),
                 "call": call,
                 "inode": inode,
                 "to": connection["peer"] if connection and connection["state"] != "LISTEN" else None,
@@ -117,6 +119,17 @@ def _threads(pid: int, table: dict[int, dict[str, Any]], most: int) -> list[dict
             }
         )
     return rows
+
+
+def _frozen(pid: int) -> bool:
+    """Whether its control group is frozen (systemctl freeze, podman pause): its threads look asleep then."""
+    for line in proc.read_text(proc.PROC / str(pid) / "cgroup").splitlines():
+        _, kind, path = line.split(":", 2)
+        if kind == "freezer" and proc.read_text(Path(f"{_GROUPS}/freezer{path}/freezer.state")) == "FROZEN\n":
+            return True
+        if not kind and "frozen 1" in proc.read_text(Path(f"{_GROUPS}{path}/cgroup.events")):
+            return True
+    return False
 
 
 def _call(pid: int, tid: str) -> tuple[str, Optional[int]]:

@@ -212,7 +212,14 @@ def go_on(facts: Facts) -> list[str]:
     stopped, held = " ".join(pids["T"]), ", ".join(pids["t"])
     steps = [f"to let it go on without a restart: kill -CONT {stopped}; then find out who stopped it"]
     traced = [f"find who holds pid {held} (TracerPid in /proc/PID/status), and let them detach"]
-    return [*(steps if stopped else []), *(traced if held else [])]
+    unit = text(facts.service.get("name")) if facts.service.get("kind") == "systemd" else ""
+    thaw = (
+        f"systemctl thaw {unit}"
+        if unit
+        else f"cgroup.freeze of the group in /proc/{(pids['F'] or [''])[0]}/cgroup"
+    )
+    frozen = [f"to let it go on without a restart: {thaw}; then find out who froze it"]
+    return [*(steps if stopped else []), *(traced if held else []), *(frozen if pids["F"] else [])]
 
 
 def _next_blocked(facts: Facts) -> list[str]:

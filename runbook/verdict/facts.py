@@ -38,8 +38,8 @@ POOL_SIZES = (
     *("POSTGRES_POOL_SIZE", "DATABASE_POOL_MAX", "DATABASE_POOL_SIZE", "SQLALCHEMY_POOL_SIZE"),
 )
 POOL_OVERFLOWS = ("SQLALCHEMY_MAX_OVERFLOW", "DB_MAX_OVERFLOW", "DATABASE_MAX_OVERFLOW")
-# States of a thread that may not run, as /proc has them: somebody stopped it, or a debugger holds it.
-HALTED = {"T": "stopped", "t": "held by a debugger"}
+# States of a thread that may not run: somebody stopped it, or a debugger holds it, as /proc has them; F is ours.
+HALTED = {"T": "stopped", "t": "held by a debugger", "F": "frozen with the control group"}
 # The application_name of the diagnosis's own sessions; evidence/wire.py sets it.
 OWN_NAME = "pool-runbook"
 

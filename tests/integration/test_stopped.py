@@ -10,6 +10,7 @@ import pytest
 from runbook.evidence.threads import Looks
 from tests.integration.playbook import diagnose
 from tests.integration.test_collectors import stopped
+from tests.lab.faults.network import frozen
 from tests.lab.lab import Lab
 
 PROBED = ("--check", "-e", "diagnose_probe_in_check=true")
@@ -31,6 +32,16 @@ def test_when_every_process_is_stopped_nobody_is_answered(app: Lab, tmp_path: Pa
     assert f"pid {', '.join(map(str, sorted(pids)))} are stopped (state T)" in run.words
     assert f"kill -CONT {' '.join(map(str, sorted(pids)))}" in run.words
     assert report["steps"][1]["status"] == "warn"
+
+
+def test_a_frozen_unit_is_told_though_its_threads_look_asleep(app: Lab, tmp_path: Path) -> None:
+    pids = app.app_pids()
+    with frozen(pids):
+        run = diagnose(app.inventory, tmp_path, *PROBED)
+    report = run.report()
+    assert (report["cause"], report["restart_helps"]) == ("app_blocked", True), run.output
+    assert f"pid {', '.join(map(str, sorted(pids)))} are frozen with the control group (state F)" in run.words
+    assert "then find out who froze it" in report["next"][0]
 
 
 def test_one_worker_that_is_stopped_is_named_though_the_other_serves(app: Lab, tmp_path: Path) -> None:

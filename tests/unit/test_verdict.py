@@ -595,6 +595,7 @@ def test_threads_that_wait_for_a_lost_session_are_stuck_though_the_loop_comes_ro
         ("T", (0, 1, 2), 0, "pid 4272, 4273, 4274 are stopped (state T)", "kill -CONT 4272 4273 4274"),
         ("T", (2,), 3, "pid 4274 is stopped (state T); 3 clients waited", "kill -CONT 4274"),
         ("t", (2,), 3, "pid 4274 is held by a debugger (state t); 3 clients waited", "TracerPid"),
+        ("F", (0, 1, 2), 8, "4274 are frozen with the control group (state F)", "thaw odras"),
         # Where everybody is accepted at once it is somebody else who does not answer; as if a parent stands still.
         ("T", (2,), 0, "", ""),
         ("T", (0,), 3, "", ""),

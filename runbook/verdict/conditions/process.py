@@ -67,7 +67,7 @@ def heartbeats_share_a_gap(facts: Facts) -> Answer:
 
 
 def processes_halted(facts: Facts) -> Answer:
-    """X: every process of the app is stopped, or held by a debugger; or one that serves is, and clients wait to be
+    """X: every process of the app is stopped, frozen, or held by a debugger; or one that serves is, and clients wait to be
     accepted. A parent that only minds its workers is not why nobody is answered."""
     if facts.processes is None or not facts.looks:
         return unread(facts, "process", "whether a process is stopped")
@@ -89,7 +89,7 @@ def processes_halted(facts: Facts) -> Answer:
 
 def threads_stuck(facts: Facts) -> Answer:
     """P, X: an event loop is silent for more than 5 s, or threads wait for a session that the server does not have;
-    or processes are stopped.
+    or processes are stopped or frozen.
 
     A loop that comes round says nothing of the threads that it gives requests to.
     """
