@@ -33,7 +33,7 @@ class ActionModule(OnController):
                 misnamed += [f"{host}: {wrong}"] if wrong else []
             else:
                 missing[host] = run.missed(host) or "it gave no evidence"
-        connections = len(list((run.path / "databases").iterdir()))  # a second reading leaves a note
+        connections = len(list((run.path / "databases").glob("*")))  # a second reading leaves a note
         document = fleet(run.id, reports, sorted(missing), connections)
         run.write("fleet.json", document)
         run.publish()
