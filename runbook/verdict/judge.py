@@ -151,11 +151,11 @@ def _unknown(facts: Facts, judged: list[Judged]) -> Verdict:
         or under_tls(facts)
         or (rights if still_unread else nothing)
     )
+    fitting = f"{count(len(fits), 'cause')} would fit; what decides could not be read"
+    known = [fitting] if fits else ["no known cause fits", _just_started(facts)]
     return Verdict(
         cause=UNKNOWN,
-        title=f"{count(len(fits), 'cause')} would fit; what decides could not be read"
-        if fits
-        else "; ".join(filter(None, ("no known cause fits", facts.halted_words, _just_started(facts)))),
+        title="; ".join(filter(None, (*known, facts.halted_words))),
         confidence=UNKNOWN,
         restart_helps=agreed if action != "open" else None,
         action=action,
