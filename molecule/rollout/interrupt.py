@@ -28,7 +28,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE / "callback"))
 
-from kill_after import kill  # noqa: E402
+from kill_after import kill  # noqa: E402 - it lies in the directory that was just added
 
 ROOT = HERE.parent.parent
 PLACE = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
@@ -53,7 +53,7 @@ while time.monotonic() < deadline:
             break
     except (FileNotFoundError, ValueError):
         pass
-    time.sleep(0.002)
+    time.sleep(0.002)  # the step stands in a file, and is over in milliseconds
 """
 LOOK = """
 set -eu

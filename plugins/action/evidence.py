@@ -8,7 +8,6 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
 from ..module_utils.runbook.common.clock import trip_seconds
 from ..module_utils.runbook.common.documents import InvalidDocument, file_name
-from ..module_utils.runbook.verdict.facts import Facts
 from ..plugin_utils.action import Action, given, no_answer
 from ..plugin_utils.run import Run
 
@@ -62,7 +61,7 @@ class ActionModule(Action):
                 connection = evidence["database"]["views"]["connection"]["data"] or {}
                 error = connection.get("error") or {}
                 ok = connection.get("ok")
-                again = "again, after a login hung, " * self._was_read(run, label)
+                again = "again, after a login hung, " * run.was_read(label)
                 if again:
                     run.note(f"databases/{file_name(label)}.again", {"from": host, "ok": ok})
                 if ok or not again:  # what was read once is not given up for nothing
@@ -90,10 +89,6 @@ class ActionModule(Action):
                 if name in group and hostvars[name].get("diagnose_database", "main") == label:
                     return host == name
         return False
-
-    @staticmethod
-    def _was_read(run: Run, label: str) -> bool:
-        return (Facts(None, run.database_of(label)).connection or {}).get("ok") is True
 
     @staticmethod
     def _missed(run: Run, host: str, why: str) -> None:

@@ -27,7 +27,7 @@ class ActionModule(OnController):
                 continue
             evidence, database = run.evidence_of(host), run.database_of(label)
             facts = Facts(evidence, database)
-            if not (facts.connection and facts.connection.get("ok")):
+            if not run.was_read(label):
                 if facts.new and facts.new.get("ok"):
                     readers[label] = host
             elif login_hangs(facts).value and judge(evidence, database).cause == UNKNOWN:

@@ -22,6 +22,7 @@ from ..module_utils.runbook.common.clock import rfc3339
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.report.history import DAYS
 from ..module_utils.runbook.report.words import plain
+from ..module_utils.runbook.verdict.facts import Facts
 
 EARLIER = 100  # runs that are looked through for the same cause; and in any case those of the days that count
 
@@ -122,6 +123,10 @@ class Run:
     def database_of(self, label: str) -> Optional[dict[str, Any]]:
         """The evidence of the database that an app host belongs to."""
         return self.load(f"databases/{file_name(label)}.json")
+
+    def was_read(self, label: str) -> bool:
+        """Whether a database could be asked."""
+        return (Facts(None, self.database_of(label)).connection or {}).get("ok") is True
 
     def earlier(self, host: str) -> list[dict[str, Any]]:
         """The reports of a host in the newest `EARLIER` runs before this one, and in all of the days that are

@@ -137,8 +137,9 @@ def test_server_neither_uses_nor_removes_what_is_not_its_own(tmp_path: Path) -> 
 def test_server_names_the_parent_that_its_user_may_not_enter(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o600)
+    first = next(parent for parent in tmp_path.parents if parent.name.startswith("pytest-of-"))
     try:
-        with pytest.raises((RuntimeError, PermissionError), match="pytest-of-"):
+        with pytest.raises((RuntimeError, PermissionError), match=str(first)):
             Postgres(closed / "server").start()
         assert closed.stat().st_mode & 0o777 == 0o600
     finally:
