@@ -44,6 +44,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "rollout_drain_seconds": (0, 3600),
     "rollout_drain_timeout": (0, 3600),
     "rollout_idle_cut_seconds": (0, 604_800),
+    "postgres_max_connections": (1, 262_143),  # as pg_settings has them, min_val and max_val
+    "postgres_superuser_reserved_connections": (0, 262_143),
+    "postgres_reserved_connections": (0, 262_143),
 }
 PLACE = "set it in the inventory or with -e"
 

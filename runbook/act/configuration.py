@@ -43,10 +43,11 @@ _HEADROOM = """
     SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
              - coalesce(nullif(current_setting('reserved_connections', true), ''), '0')::int AS slots,
            (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid <> r.oid) AS others,
-           r.rolconnlimit AS role_limit,
-           (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit,
+           r.rolconnlimit AS role_limit, d.datconnlimit AS database_limit,
+           (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND a.usesysid <> r.oid) AS others_here,
            (SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout') AS idle_milliseconds
-    FROM pg_roles r WHERE r.rolname = current_user"""
+    FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()"""
+_COUNTED = ("slots", "others", "others_here", "role_limit", "database_limit")
 
 # What may break on the way, beside what the steps themselves find: a full disk, a missing directory, half an answer.
 _BREAKS = (Failed, OSError, ValueError, http.client.HTTPException)
@@ -246,7 +247,8 @@ def plan(request: Request) -> dict[str, Any]:
 
     Returns ``{act, write, restart, changes, interrupted, problems, server, connections, slots, limits,
     others}``;
-    ``write`` and ``restart`` are lists of words, ``changes`` is name → [running value, wanted value].
+    ``write`` and ``restart`` are lists of words, ``changes`` is name → [running value, wanted value], ``limits``
+    has ``[name, connections, how many of them others use]``.
     """
     values = _values(request)
     masker = Masker(request["secrets"].values())
@@ -332,9 +334,10 @@ def _refused_by_the_server(request: Request, values: Values, told: dict[str, Any
         return [f"the server does not tell its connection slots: {error}"]
     finally:
         connection.close()
-    numbers = {name: int(str(row[name])) for name in ("slots", "others", "role_limit", "database_limit")}
-    told.update(slots=numbers["slots"], others=numbers["others"])
-    told["limits"] = [numbers[name] for name in ("role_limit", "database_limit") if numbers[name] >= 0]
+    slots, others, here, of_role, of_database = (int(str(row[name])) for name in _COUNTED)
+    told.update(slots=slots, others=others)
+    limits = (("by the role's limit", of_role, 0), ("by the database's limit", of_database, here))
+    told["limits"] = [[name, limit, used] for name, limit, used in limits if limit >= 0]
     server_cut = int(row["idle_milliseconds"] or 0) / 1000
     return idle_problems(values, request["idle_cut_seconds"], server_cut)
 

@@ -45,14 +45,15 @@ def over_budget(plans: dict[str, Document], slots: Mapping[str, int]) -> list[st
         here = {host: plan for host, plan in plans.items() if plan.get("server") == server}
         told = [plan for plan in here.values() if plan["slots"] is not None]
         has = slots.get(server) or min(plan["slots"] for plan in told)
-        gives = min([has, *(limit for plan in told for limit in plan["limits"])])
         others = max(plan["others"] or 0 for plan in here.values())
+        limits = [("slots", has, others), *(tuple(limit) for plan in told for limit in plan["limits"])]
+        room, name, limit, used = min((limit - used, name, limit, used) for name, limit, used in limits)
         wanted = sum(plan["connections"] for plan in here.values())
-        if wanted > gives - others:
+        if wanted > room:
             sums = ", ".join(f"{host} {plan['connections']}" for host, plan in sorted(here.items()))
             problems.append(
                 f"the pools may open {wanted} connections (app_workers x postgres_pool_max_connections: {sums}),"
-                f" and {server} has {gives - others} for them ({gives} slots, {others} used by others)"
+                f" and {server} has {room} for them ({limit} {name}, {used} used by others)"
             )
     return problems
 

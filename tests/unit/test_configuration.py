@@ -140,16 +140,25 @@ def test_each_server_has_a_budget_of_its_own() -> None:
         ({}, [], ["db1:5432", "db2:5432"]),
         ({"db1:5432": 200}, [], ["db2:5432"]),
         ({"db1:5432": 200, "db2:5432": 200}, [], []),
-        ({"db1:5432": 200, "db2:5432": 200}, [50], ["db2:5432"]),
+        ({"db1:5432": 200, "db2:5432": 200}, [["by the role's limit", 99, 0]], ["db2:5432"]),
+        ({"db1:5432": 200, "db2:5432": 200}, [["by the role's limit", 100, 0]], []),
+        ({"db1:5432": 200, "db2:5432": 200}, [["by the database's limit", 101, 2]], ["db2:5432"]),
     ],
-    ids=["as they are", "one restarts", "both restart", "a limit of the role stays"],
+    ids=[
+        "as they are",
+        "one restarts",
+        "both restart",
+        "role's limit",
+        "others are not the role",
+        "database's limit",
+    ],
 )
 def test_more_slots_are_only_where_the_run_restarts(
-    slots: dict[str, int], limits: list[int], wrong: list[str]
+    slots: dict[str, int], limits: list[list[Any]], wrong: list[str]
 ) -> None:
     plans = {
         "a": {**PLAN, "connections": 100},
-        "b": {**PLAN, "connections": 100, "server": "db2:5432", "limits": limits},
+        "b": {**PLAN, "connections": 100, "server": "db2:5432", "others": 40, "limits": limits},
     }
     problems = over_budget(plans, slots)
     assert [problem.partition(" has ")[0].split()[-1] for problem in problems] == wrong

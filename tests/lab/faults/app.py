@@ -241,6 +241,16 @@ def app_blocked(lab: Lab) -> str:
     raise LabError("the application still answers")
 
 
+@fault("app_blocked", "restart")
+def app_paused(lab: Lab) -> str:
+    """Stop every process with a signal: they live and listen, and do nothing."""
+    pids = lab.app_pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: lab.login() is None, "no login is answered")
+    return f"sent SIGSTOP to all {len(pids)} processes"
+
+
 @fault("app_saturated", "none")
 def app_saturated(lab: Lab) -> str:
     """Many ask at once for thumbnails, which need no connection, and the partner takes minutes."""
