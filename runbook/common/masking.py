@@ -40,12 +40,12 @@ _SHAPES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{MASK}"),
     (re.compile(r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), MASK),  # a JSON web token
     # scheme://user:secret@host; the secret may hold an @ or a / when somebody forgot to encode it,
-    # but host:port/path with an @ further on has none
+    # but host:port/path with an @ further on has none. A // behind the colon stays, as it may begin another one
     (
         re.compile(
-            r"(://[^\s:/@]*):(?!\d{1,5}(?:[\s/?#\"',;)\]]|\Z))[^\s:]*(?::(?!//)[^\s:]*)*@",
+            r"(://[^\s:/@]*:(?://|(?!//)))(?!\d{1,5}(?:[\s/?#\"',;)\]]|\Z))[^\s:]*(?::(?!//)[^\s:]*)*@",
         ),
-        rf"\1:{MASK}@",
+        rf"\1{MASK}@",
     ),
     # ALTER ROLE … PASSWORD '…', E'…' or $$…$$, to the end of the line
     (re.compile(r"(?i)\b(password\s+)(?:e|n|u&)?['$][^\r\n]*"), rf"\1{MASK}"),

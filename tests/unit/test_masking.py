@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runbook.common.documents import validate
@@ -318,6 +318,7 @@ texts = st.lists(pieces | st.text(max_size=6), max_size=12).map("".join)
 
 @many
 @given(text=texts, secrets=st.lists(st.text(min_size=1, max_size=8), max_size=3))
+@example(text="://://redis://:Zq7xVerySecret@cache:6379/0", secrets=[])
 def test_masking_twice_is_masking_once(text: str, secrets: list[str]) -> None:
     masker = Masker(secrets)
     once = masker.text(text)
