@@ -213,7 +213,10 @@ def test_networks_that_let_nobody_in(tmp_path: Path) -> None:
             {"postgres_superuser_reserved_connections": "few"},
             "postgres_superuser_reserved_connections is 'few'",
         ),
-        ({"postgres_reserved_connections": -9}, "postgres_reserved_connections is -9: wanted is a number from 0"),
+        (
+            {"postgres_reserved_connections": -9},
+            "postgres_reserved_connections is -9: wanted is a number from 0",
+        ),
         ({"app_port": 70000}, "app_port (70000) from 1 to 65535"),
         ({"app_workers": "all"}, "app_workers is 'all'"),
         ({"postgres_port": 70000}, "postgres_port (70000) from 1 to 65535"),
