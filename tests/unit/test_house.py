@@ -357,7 +357,7 @@ def test_every_setting_of_the_pool_reaches_the_app_under_its_own_name() -> None:
 
 
 def test_every_number_has_its_bounds_and_its_default_is_within_them() -> None:
-    """Those of a server and of its pools are refused by the server and the pool themselves."""
+    """Most of a server's and of its pools' are refused by the server and the pool themselves."""
     text = (ROOT / "plugins" / "action" / "preflight.py").read_text(encoding="utf-8")
     assigned = [node for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)]
     (bounds,) = (ast.literal_eval(n.value) for n in assigned if n.value and ast.unparse(n.target) == "BOUNDS")
@@ -370,6 +370,7 @@ def test_every_number_has_its_bounds_and_its_default_is_within_them() -> None:
     asserted = (ROOT / "roles" / "app" / "tasks" / "check.yml").read_text(encoding="utf-8")
     for name in set(numbers) - set(bounds):
         assert f"{name} | int >= 1" in asserted
+    numbers.update({name: o.get("default") for name, o in options_of(ROOT / "roles" / "postgres").items()})
     for name, (low, high) in bounds.items():
         assert isinstance(numbers[name], str) or low <= numbers[name] <= high, name
 
