@@ -5,6 +5,7 @@
     scripts/incidents --pairs               and, in the first round, two faults at once
     scripts/incidents --sample 600          one round: the reference app whole, of the others and of the pairs as
                                             many as fit into so many seconds, other ones with another seed
+    scripts/incidents --pairs --lacking     what no earlier run has kept often enough
     scripts/incidents --record              write tests/evidence/CAUSE.json of what was decided right
     scripts/incidents --check               judge the kept evidence again; no root, no lab, no PostgreSQL
 
@@ -561,12 +562,22 @@ def differs(row: Row, text: str | None) -> list[str]:
 
 def lacks(rows: list[Row]) -> list[str]:
     """Which cases are kept less often than they should be."""
-    made = Counter((row["fault"], row["app"]) for row in rows)
+    made = _made(rows)
     return [
         f"{fault} in {app}: {made[fault, app]} of {times} rounds"
         for (fault, app), times in _rounds().items()
         if made[fault, app] < times
     ]
+
+
+def lacking(wanted: list[Case], rows: list[Row]) -> list[Case]:
+    """The cases without the rounds that are kept already."""
+    made = _made(rows)
+    return [case for case in wanted if case.round > made["+".join(case.faults), case.app]]
+
+
+def _made(rows: list[Row]) -> Counter[tuple[str, str]]:
+    return Counter((row["fault"], row["app"]) for row in rows)
 
 
 def always(case: Case) -> bool:
@@ -593,6 +604,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
     parser.add_argument("--jobs", type=int, default=4, help="labs at a time (4)")
     parser.add_argument("--pairs", action="store_true")
+    parser.add_argument("--lacking", action="store_true")
     parser.add_argument("--sample", type=float, metavar="SECONDS")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--check", action="store_true")
@@ -614,6 +626,8 @@ def main(arguments: list[str] | None = None) -> int:
         wanted = cases(given.only, given.app, rounds, given.pairs or bool(given.sample))
     except LabError as error:
         parser.error(str(error))
+    if given.lacking:
+        wanted = lacking(wanted, kept()[0])
     began = time.monotonic()
     harness = Harness(given.seed, began + (given.sample or float("inf")))
 
