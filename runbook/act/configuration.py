@@ -563,7 +563,8 @@ def _await(asked: Callable[[], Told], seconds: float, words: str) -> Told:
 
 def _halves(request: Request) -> list[Path]:
     """What `write_whole` leaves when it is killed; it may hold a secret."""
-    whole = map(Path, (*(path for path, _ in _files(request)), _journal(request)))
+    drain = [request["drain_file"]] if request["drain_file"] else []
+    whole = map(Path, (*(path for path, _ in _files(request)), _journal(request), _mark(request), *drain))
     return [half for path in whole for half in path.parent.glob(f".{path.name}.{'?' * 8}")]
 
 

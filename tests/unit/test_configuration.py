@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import struct
 import threading
@@ -508,3 +509,21 @@ def test_what_is_under_way_ends_first_but_not_for_ever(
     configuration._drain(host.request, host.look(host.request), journal)
     assert asked == [1] * looks
     assert "out of traffic for rollout r1" in Path(host.request["drain_file"]).read_text()
+
+
+def test_no_half_of_any_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is killed while it writes, the next run removes what it left; other people's files stay."""
+    request = {"environment_file": f"{tmp_path}/app.env", "private_file": f"{tmp_path}/secrets.env"}
+    request |= {"drain_file": f"{tmp_path}/out-of-traffic"}
+    given: dict[str, Any] = {**request, "variables": {}, "secrets": {}}
+    monkeypatch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    names = (*request.values(), configuration._journal(given), configuration._mark(given))
+    for name in names:
+        child = os.fork()
+        if child == 0:
+            configuration.write_whole(Path(name), "half", 0o600, -1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (tmp_path / ".app.env.swp").touch()
+    assert len(list(tmp_path.iterdir())) == len(names) + 1
+    configuration._write_all(given, {})
+    assert [path.name for path in tmp_path.iterdir()] == [".app.env.swp"]
