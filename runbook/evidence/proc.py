@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -56,11 +57,9 @@ def pids() -> Iterator[int]:
 
 
 def boot_time() -> float:
-    """Seconds since the epoch at which this machine booted (btime of /proc/stat)."""
-    for line in (read(PROC / "stat", 1 << 20) or b"").splitlines():
-        if line.startswith(b"btime "):
-            return float(line.split()[1])
-    return 0.0
+    """Seconds since the epoch at which this machine booted. Not btime of /proc/stat, which lacks a part of a second:
+    an app that was started right after its server would seem the older one."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def stat(pid: int) -> Optional[dict[str, Any]]:

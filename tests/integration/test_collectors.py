@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 
 import runbook
 from runbook.common import documents
+from runbook.evidence import proc
 from runbook.evidence.collect import TRIP_SECONDS, read, read_host
 from tests.lab.account import account, fresh_directory
 from tests.lab.lab import Lab
@@ -410,3 +412,17 @@ def test_a_stale_pid_file_makes_no_stranger_a_part_of_the_app(lab: Lab, tmp_path
         stranger.kill()
     assert [row["pid"] for row in views["process"]["data"]["processes"]] == lab.app_pids()
     assert views["process"]["data"]["service"]["main_pid"] != stranger.pid
+
+
+def test_when_a_process_started_is_told_to_the_hundredth() -> None:
+    """Less would make a server that an app was started right after the younger of the two."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        after = time.time()
+        try:
+            told = proc.describe(process.pid, proc.boot_time())
+            assert told
+            started = datetime.fromisoformat(told["started_at"]).timestamp()
+            assert before - 0.02 <= started <= after + 0.01
+        finally:
+            process.kill()
