@@ -63,7 +63,7 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
     loops = event_loops(facts)
     parents = {whole(process.get("ppid")) for process in facts.processes or []}
     for thread in rows(look.get("threads")):
-        if thread.get("state") in HALTED:
+        if text(thread.get("state")) in HALTED:
             continue
         pid, call, to = whole(thread.get("pid")), text(thread.get("call")), text(thread.get("to"))
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
@@ -157,7 +157,7 @@ def standing(facts: Facts, looks: list[dict[str, Any]]) -> dict[str, int]:
         {
             (whole(thread.get("tid")), whole(thread.get("inode")), whole(thread.get("turns")))
             for thread in rows(look.get("threads"))
-            if text(thread.get("to")) in facts.peers and thread.get("state") not in HALTED
+            if text(thread.get("to")) in facts.peers and text(thread.get("state")) not in HALTED
         }
         for look in looks
     ]

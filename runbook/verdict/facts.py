@@ -725,14 +725,29 @@ class Facts:
         told = (self.server or {}).get("postmaster_start") or self.new_server.get("postmaster_start")
         return seconds_of(told)
 
+    @cached_property
+    def server_settings(self) -> dict[str, dict[str, Any]]:
+        """name → the row of pg_settings as it holds for the app's role. The server may have been asked for another
+        one, whose own values are no news of the app; the app's are as ALTER ROLE has them, with their unit."""
+        server, (user, database) = mapping(self.server), self.app_role
+        found = {text(row.get("name")): row for row in rows(server.get("settings"))}
+        if user:
+            found = {n: row for n, row in found.items() if row.get("source") not in ("user", "database user")}
+        own = [r for r in rows(server.get("role_settings")) if user and r.get("role") == user]
+        for row in sorted(own, key=lambda row: row.get("database") is not None):  # the last one wins
+            name, where = text(row.get("name")), row.get("database")
+            if where in (None, database):
+                source = "user" if where is None else "database user"
+                found[name] = {"name": name, "setting": text(row.get("value")), "source": source}
+        return found
+
     def server_setting(self, name: str) -> Optional[str]:
-        """A setting of the server as it holds for the app's role, in the unit of pg_settings; "0" where the
-        server is older than the setting; None where it is not known."""
+        """A setting of the server as it holds for the app's role; "0" where the server is older than the setting;
+        None where it is not known."""
         if self.server is None:
             return None
-        for row in rows(self.server.get("settings")):
-            if row.get("name") == name:
-                return text(row.get("setting"))
+        if name in self.server_settings:
+            return text(self.server_settings[name].get("setting"))
         hidden = any(row.get("name") == name for row in rows(self.server.get("role_settings")))
         return None if hidden else "0"
 

@@ -171,10 +171,9 @@ def next_black_hole(facts: Facts) -> list[str]:
 
 def setting(facts: Facts, name: str) -> str:
     """``name is 1000 ms, by ALTER ROLE …; undone by …``, as it holds for the app; empty when not read."""
-    found = [row for row in rows(mapping(facts.server).get("settings")) if row.get("name") == name]
-    if not found:
+    row, (user, database) = facts.server_settings.get(name), facts.app_role
+    if row is None:
         return ""
-    row, (user, database) = found[0], facts.app_role
     unit = f" {text(row.get('unit'))}" if row.get("unit") and row.get("setting") != "0" else ""
     words = f"{name} is {text(row.get('setting'))}{unit}"
     source, file = text(row.get("source")), text(row.get("file"))

@@ -1008,9 +1008,7 @@ def test_a_number_without_a_time_is_believed_wrong_only_where_it_is_the_rest_to_
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ({"source": "user"}, "ALTER ROLE odras_app RESET idle_session_timeout"),
         ({"source": "database"}, "ALTER DATABASE odras RESET idle_session_timeout"),
-        ({"source": "database user"}, "ALTER ROLE odras_app IN DATABASE odras RESET idle_session_timeout"),
         ({"source": "global"}, "ALTER ROLE ALL RESET idle_session_timeout"),
         (
             {"source": "configuration file", "file": "/data/postgresql.auto.conf", "line": 3},
@@ -1031,6 +1029,36 @@ def test_the_setting_and_where_it_was_set(place: dict[str, Any], words: str) -> 
     assert verdict.cause == "idle_session_timeout"
     assert "idle_session_timeout is 900000 ms" in verdict.next[0]
     assert words in verdict.next[0]
+
+
+@pytest.mark.parametrize("asked", ["default", "user", "database user"])
+@pytest.mark.parametrize(
+    ("database", "undo"),
+    [
+        (None, "ALTER ROLE odras_app RESET idle_session_timeout"),
+        ("odras", "ALTER ROLE odras_app IN DATABASE odras RESET idle_session_timeout"),
+    ],
+)
+def test_the_setting_of_the_role_whoever_the_server_was_asked_for(
+    asked: str, database: str | None, undo: str
+) -> None:
+    """The database may be read without knowing the app's role: pg_settings then tells of another one."""
+    incident = incidents.idle_session_timeout().copy()
+    row = {"name": "idle_session_timeout", "setting": "0", "unit": "ms", "source": asked}
+    own = {"role": "odras_app", "database": database, "name": "idle_session_timeout", "value": "15min"}
+    others = [{**own, "role": "somebody", "value": "1h"}, {**own, "database": "another", "value": "2h"}]
+    incident.data("server").update(settings=[row], role_settings=[own, *others])
+    told = judge(*incident).next[0]
+    assert "idle_session_timeout is 15min for odras_app in odras" in told
+    assert undo in told
+
+
+def test_what_holds_for_another_role_is_not_told_of_the_app() -> None:
+    incident = incidents.idle_session_timeout().copy()
+    row = {"name": "idle_session_timeout", "setting": "900000", "unit": "ms", "source": "user"}
+    own = {"role": "somebody", "database": None, "name": "idle_session_timeout", "value": "15min"}
+    incident.data("server").update(settings=[row], role_settings=[own])
+    assert "find where idle_session_timeout is set" in judge(*incident).next[0]
 
 
 def test_no_restart_for_a_stranger_who_has_the_slots() -> None:
