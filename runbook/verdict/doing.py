@@ -61,6 +61,9 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
     those that may not run."""
     found: dict[int, Work] = defaultdict(Work)
     loops = event_loops(facts)
+    waited = {
+        whole(thread.get("tid")) for thread in seen_threads(facts) if text(thread.get("call")) == "epoll"
+    }
     parents = {whole(process.get("ppid")) for process in facts.processes or []}
     for thread in rows(look.get("threads")):
         if text(thread.get("state")) in HALTED:
@@ -68,7 +71,10 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
         pid, call, to = whole(thread.get("pid")), text(thread.get("call")), text(thread.get("to"))
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
         minds = pid in parents - loops and not to and call != "running"  # its workers, in whatever call
-        if whole(thread.get("tid")) == pid and (minds or (waits and pid in loops)):
+        takes = pid in loops and (
+            waits or (call == "running" and pid in waited)
+        )  # it came round, and was caught at it
+        if whole(thread.get("tid")) == pid and (minds or takes):
             continue
         if waits:
             found[pid].idle += 1

@@ -539,6 +539,24 @@ def test_who_waits_behind_a_leaked_lock_is_not_who_keeps_it() -> None:
     assert "backend/services/batch.py:7 (1 of 1)" in verdict.next[1]
 
 
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ("epoll", ("connection_leak", "decided", "restart")),
+        ("running", ("lock_contention", "likely", "none")),
+    ],
+)
+def test_a_loop_that_takes_a_request_in_is_not_the_one_that_holds_a_lock(
+    later: str, told: tuple[str, str, str]
+) -> None:
+    """Caught at it in one look, it waits in another; one that never does may be at work on the request."""
+    incident = incidents.leaked_lock().copy()
+    for look, call in zip(incident.data("process")["looks"], ["running", later, later]):
+        look["threads"] = [{**look["threads"][0], "call": call, "state": "R"}, *look["threads"][1:]]
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.confidence, verdict.action) == told
+
+
 @pytest.mark.parametrize("connected", [22, 5])
 def test_a_leak_without_request_ids_is_open_while_requests_may_hold_the_connections(connected: int) -> None:
     """Coroutines that wait for a partner need no thread; and where nothing was looked at, nothing is known."""
