@@ -189,7 +189,7 @@ def _stale(request: Request, seen: Seen, values: Values) -> dict[tuple[str, str]
             found.setdefault((name, has), []).append(row["pid"])
     ticks = (proc.stat(seen.pid) or {}).get("start_ticks", 0)
     for path in request["newer"]:
-        # /proc tells whole ticks since a boot told in whole seconds: a second of doubt counts as newer
+        # a second for clocks that are set in between, and for what a start itself writes
         if _newest(path) > proc.boot_time() + ticks / proc.TICKS + 1:
             found.setdefault((path, "older"), []).append(seen.pid)
     return found
