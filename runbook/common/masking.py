@@ -43,7 +43,7 @@ _SHAPES: list[tuple[re.Pattern[str], str]] = [
     # but host:port/path with an @ further on has none. A // behind the colon stays, as it may begin another one
     (
         re.compile(
-            r"(://[^\s:/@]*:(?://|(?!//)))(?!\d{1,5}(?:[\s/?#\"',;)\]]|\Z))[^\s:]*(?::(?!//)[^\s:]*)*@",
+            r"(://[^\s:/@]*:(?!\d{1,5}(?:[\s/?#\"',;)\]]|\Z))(?://|(?!//)))[^\s:]*(?::(?!//)[^\s:]*)*@",
         ),
         rf"\1{MASK}@",
     ),

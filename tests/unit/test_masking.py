@@ -25,6 +25,7 @@ many = settings(deadline=None, max_examples=200)
 
 # What a secret looks like when nobody knows its value: the shape alone must give it away.
 SHAPES = {
+    "slashes": f"redis://u://54/{CANARY}@cache:6379/0",
     "dsn": f"connect to postgresql://odras_app:{CANARY}@db-1:5432/odras failed",
     "dsn without a user": f"redis://:{CANARY}@cache:6379/0",
     "dsn of a driver": f"postgresql+psycopg2://odras_app:{CANARY}@db-1/odras",
