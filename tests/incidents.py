@@ -72,13 +72,18 @@ class Case(NamedTuple):
     app: str
 
     @property
+    def fault(self) -> str:
+        """As the rows of the results name it."""
+        return "+".join(self.faults)
+
+    @property
     def as_made(self) -> list[str]:
         """The faults in the order in which they are made: the cause last, but for what has to come after it."""
         first, *others = self.faults
         return sorted([*others, first], key=MADE_LAST.__contains__)
 
     def __str__(self) -> str:
-        return f"{'+'.join(self.faults)} in {self.app}"
+        return f"{self.fault} in {self.app}"
 
 
 def cases(only: list[str], apps: list[str], rounds: int, pairs: bool) -> list[Case]:
@@ -181,7 +186,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
     shutil.rmtree(reports)
     text = neutral(json.dumps(evidence, ensure_ascii=False, separators=(",", ":")), lab)
     row = {
-        "fault": "+".join(case.faults),
+        "fault": case.fault,
         "app": case.app,
         "cause": report["cause"],
         "confidence": report["confidence"],
@@ -510,7 +515,7 @@ def keep(harness: Harness) -> None:
 def _rounds() -> dict[tuple[str, str], int]:
     """(fault, app) of all that there are → how many rounds of it are kept: of a pair one."""
     all_ = cases([], [], 1, pairs=True)
-    return {("+".join(case.faults), case.app): 1 if case.faults[1:] else ROUNDS for case in all_}
+    return {(case.fault, case.app): 1 if case.faults[1:] else ROUNDS for case in all_}
 
 
 def record(harness: Harness) -> None:
@@ -573,7 +578,7 @@ def lacks(rows: list[Row]) -> list[str]:
 def lacking(wanted: list[Case], rows: list[Row]) -> list[Case]:
     """The cases without the rounds that are kept already."""
     made = _made(rows)
-    return [case for case in wanted if case.round > made["+".join(case.faults), case.app]]
+    return [case for case in wanted if case.round > made[case.fault, case.app]]
 
 
 def _made(rows: list[Row]) -> Counter[tuple[str, str]]:

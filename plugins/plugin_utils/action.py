@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Optional
 
 from ansible.plugins.action import ActionBase
@@ -16,9 +17,9 @@ class Action(ActionBase):
         """What Ansible calls; the plugin's own work is ``answer``, from the variables of the task."""
         return {**super().run(tmp, task_vars), "changed": False, **self.answer(task_vars or {})}
 
+    @abstractmethod
     def answer(self, variables: dict[str, Any]) -> dict[str, Any]:
         """The result of the task."""
-        raise NotImplementedError
 
 
 class OnController(Action):

@@ -71,9 +71,8 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
         pid, call, to = whole(thread.get("pid")), text(thread.get("call")), text(thread.get("to"))
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
         minds = pid in parents - loops and not to and call != "running"  # its workers, in whatever call
-        takes = pid in loops and (
-            waits or (call == "running" and pid in waited)
-        )  # it came round, and was caught at it
+        caught = call == "running" and pid in waited  # a loop that comes round is taking something in
+        takes = pid in loops and (waits or caught)
         if whole(thread.get("tid")) == pid and (minds or takes):
             continue
         if waits:

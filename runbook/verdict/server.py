@@ -170,7 +170,7 @@ def next_black_hole(facts: Facts) -> list[str]:
 
 
 def setting(facts: Facts, name: str) -> str:
-    """``name is 1000 ms, by ALTER ROLE …; undone by …``, as it holds for the app; empty when not read."""
+    """``name is 15min for ROLE in DATABASE, set for …; to undo it: …``, as it holds for the app; empty when not read."""
     row, (user, database) = facts.server_settings.get(name), facts.app_role
     if row is None:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -305,14 +306,18 @@ def postgres_crash_recovery(lab: Lab) -> str:
 IDLE = "10min"  # longer than a diagnosis: what is proven at its end holds
 
 
-@fault("idle_session_timeout", "none")
-def idle_session_timeout(lab: Lab) -> str:
-    """The whole server has ended sessions that idled for too long; it does not end new ones before it is healed."""
-    lab.server.alter(idle_session_timeout="1s")
+def _end_the_idle(lab: Lab, set_timeout: Callable[[str], object]) -> None:
+    set_timeout("1s")
     lab.restart()  # a session that idles already is told of it at its next statement
     lab.logins(8)
     wait_until(lambda: lab.sessions() == 0, "the idle sessions are ended")
-    lab.server.alter(idle_session_timeout=IDLE)
+    set_timeout(IDLE)
+
+
+@fault("idle_session_timeout", "none")
+def idle_session_timeout(lab: Lab) -> str:
+    """The whole server has ended sessions that idled for too long; it does not end new ones before it is healed."""
+    _end_the_idle(lab, lambda timeout: lab.server.alter(idle_session_timeout=timeout))
     return f"idle_session_timeout is {IDLE}; the idle sessions of the application were ended"
 
 
@@ -320,11 +325,7 @@ def idle_session_timeout(lab: Lab) -> str:
 def role_idle_session_timeout(lab: Lab) -> str:
     """The same, set on the application's role."""
     setting = f"ALTER ROLE {APP} IN DATABASE {DATABASE} SET idle_session_timeout"
-    lab.server.sql(f"{setting} = '1s'")
-    lab.restart()
-    lab.logins(8)
-    wait_until(lambda: lab.sessions() == 0, "the idle sessions are ended")
-    lab.server.sql(f"{setting} = '{IDLE}'")
+    _end_the_idle(lab, lambda timeout: lab.server.sql(f"{setting} = '{timeout}'"))
     return f"idle_session_timeout of {APP} in {DATABASE} is {IDLE}; the idle sessions were ended"
 
 
