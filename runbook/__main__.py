@@ -122,7 +122,7 @@ def _leaks(options: argparse.Namespace) -> int:
         raise Refused(f"{missing[0]}: no such file or directory")
     result = search_paths(options.paths)
     if options.format == "json":
-        print(json.dumps([vars(finding) for finding in result.findings], indent=1))
+        print(json.dumps([finding._asdict() for finding in result.findings], indent=1))
     else:
         print(format_text(result))
     return 1 if result.findings else 0

@@ -38,7 +38,7 @@ class ActionModule(Action):
 
     def _decide(self, run: Run, host: str, seen: Judged) -> dict[str, Any]:
         """``go``, or what the report will say instead."""
-        verdict, facts, arguments = seen.verdict, Facts(seen.host, seen.database), self._task.args
+        verdict, facts, arguments = seen.verdict, seen.facts, self._task.args
         wanted = verdict.action
         if wanted == "open" and arguments["cause_open"] == "restart" and facts.login_fails and facts.new_ok:
             wanted = "restart"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-import yaml
 from ansible.errors import AnsibleActionFail, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.vars import load_extra_vars
 
@@ -53,7 +53,7 @@ PLACE = "set it in the inventory or with -e"
 
 def options(role: str, entry: str) -> dict[str, Any]:
     """The variables of one entry point of a role of this collection, as its argument spec has them."""
-    loaded = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
+    loaded = yaml_load((ROLES / role / "meta" / "argument_specs.yml").read_text())
     found: dict[str, Any] = loaded["argument_specs"][entry]["options"]
     return found
 
@@ -62,7 +62,7 @@ def known_variables() -> set[str]:
     """Every variable that the argument specs of this collection's roles know."""
     names: set[str] = set()
     for path in ROLES.glob("*/meta/argument_specs.yml"):
-        for spec in yaml.safe_load(path.read_text())["argument_specs"].values():
+        for spec in yaml_load(path.read_text())["argument_specs"].values():
             names |= set(spec.get("options", {}))
     return names
 
@@ -84,12 +84,15 @@ def wrong_values(hosts: dict[str, Any], spec: dict[str, Any]) -> list[str]:
     ``hosts``: host -> its variables. All hosts at once: as a task for each it would be a third of a large run.
     """
     lines: dict[str, list[str]] = {}
+    validators: dict[tuple[str, ...], ArgumentSpecValidator] = {}  # most hosts set the same variables
     for host, variables in hosts.items():
         told = {}
         for name in (name for name in spec if name in variables):
             with contextlib.suppress(AnsibleUndefinedVariable):  # made of a role's defaults: the role says so
                 told[name] = variables[name]
-        checked = ArgumentSpecValidator({name: spec[name] for name in told}).validate(told)
+        if tuple(told) not in validators:
+            validators[tuple(told)] = ArgumentSpecValidator({name: spec[name] for name in told})
+        checked = validators[tuple(told)].validate(told)
         wrong = [_in_words(line, told, spec) for line in checked.error_messages]
         for line in [*wrong, *_out_of_bounds(told), *_no_url(told)]:
             lines.setdefault(line, []).append(host)
@@ -171,7 +174,7 @@ def unknown_variables(names: set[str], known: set[str]) -> list[str]:
 @functools.cache
 def defaults(role: str) -> dict[str, Any]:
     """The defaults of a role of this collection, as they are written."""
-    loaded: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    loaded: dict[str, Any] = yaml_load((ROLES / role / "defaults" / "main.yml").read_text())
     return loaded
 
 

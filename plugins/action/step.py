@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..module_utils.runbook.common.documents import file_name
-from ..module_utils.runbook.verdict.facts import Facts
-from ..module_utils.runbook.verdict.steps import steps
+from ..module_utils.runbook.verdict.steps import step
 from ..plugin_utils.action import OnController
 from ..plugin_utils.judged import every
 from ..plugin_utils.run import FEW, Run
@@ -23,8 +23,7 @@ class ActionModule(OnController):
             if seen is None:
                 continue
             observed = run.load(f"observations/{file_name(host)}.json")
-            step = steps(Facts(seen.host, seen.database), seen.verdict, observed)[number - 1]
-            found[host] = step
-            if few or step["status"] in ("warn", "fail"):
-                run.say(host, f"step {number}, {step['name']}: {step['status']}: {step['summary']}")
+            told = found[host] = step(number, seen.facts, partial(getattr, seen, "verdict"), observed)
+            if few or told["status"] in ("warn", "fail"):
+                run.say(host, f"step {number}, {told['name']}: {told['status']}: {told['summary']}")
         return {"found": found}

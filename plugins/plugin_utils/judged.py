@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Optional
+from functools import cached_property
+from typing import Any, Optional
 
 from ..module_utils.runbook.common.documents import file_name
 from ..module_utils.runbook.verdict.facts import Facts
@@ -11,12 +12,20 @@ from ..module_utils.runbook.verdict.judge import Verdict, judge
 from .run import Run
 
 
-class Judged(NamedTuple):
-    """A host's evidence, its database's, and the verdict over both."""
+class Judged:
+    """A host's evidence and its database's; the facts in both and the verdict over them, once they are asked for."""
 
-    host: dict[str, Any]
-    database: Optional[dict[str, Any]]
-    verdict: Verdict
+    def __init__(self, host: dict[str, Any], database: Optional[dict[str, Any]]) -> None:
+        self.host = host
+        self.database = database
+
+    @cached_property
+    def facts(self) -> Facts:
+        return Facts(self.host, self.database)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        return judge(self.host, self.database)
 
 
 def judged(run: Run, host: str) -> Optional[Judged]:
@@ -25,8 +34,7 @@ def judged(run: Run, host: str) -> Optional[Judged]:
     if evidence is None:
         return None
     label = (run.load(f"evidence/{file_name(host)}.asked") or {}).get("label", "main")
-    database = run.database_of(label)
-    return Judged(evidence, database, judge(evidence, database))
+    return Judged(evidence, run.database_of(label))
 
 
 def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
@@ -36,7 +44,7 @@ def every(run: Run) -> Iterator[tuple[str, Optional[Judged]]]:
         if label not in databases:
             databases[label] = run.database_of(label)
         evidence, database = run.evidence_of(host), databases[label]
-        yield host, None if evidence is None else Judged(evidence, database, judge(evidence, database))
+        yield host, None if evidence is None else Judged(evidence, database)
 
 
 def decision(seen: Judged, wanted: str, restart: str) -> dict[str, Any]:
@@ -45,7 +53,7 @@ def decision(seen: Judged, wanted: str, restart: str) -> dict[str, Any]:
     ``wanted``: start, restart, none or open; ``restart``: diagnose_restart. No other precondition of a start
     or restart is asked yet.
     """
-    verdict, facts = seen.verdict, Facts(seen.host, seen.database)
+    verdict, facts = seen.verdict, seen.facts
     acts = wanted in ("start", "restart")
     decided: dict[str, Any] = {
         "action": wanted if acts else "none",

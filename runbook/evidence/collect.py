@@ -21,7 +21,6 @@ from . import (
     sockets,
     step1_monitor,
     step2_pool,
-    step3_postgresql,
     step4_leaks,
 )
 from .log import Follower, log_of
@@ -233,6 +232,8 @@ def read_database(request: dict[str, Any]) -> dict[str, Any]:
     (host, port, name, user, sslmode), ``password``, ``app_user`` (the app's role, whose effective settings
     and limits are asked; None: the target's own), ``command`` (words that run psql there; None: connect).
     """
+    from . import step3_postgresql  # noqa: PLC0415 - one host of a fleet reads its database, the others do not
+
     began, wall = time.monotonic(), time.time()
     masker = Masker([request.get("password")])
     views = step3_postgresql.collect(

@@ -31,13 +31,11 @@ NAMED = re.compile(rf"\b(?:{'|'.join(MAKERS)})\b")
 _LARGEST = 100_000
 
 
-def pools(text: str, filename: str) -> list[dict[str, Any]]:
-    """``{library, file, line, maximum}`` for each pool that is made in a text; ``maximum`` is None where its
-    size is worked out at run time, or has no end. Raises what ``ast.parse`` raises."""
-    if not NAMED.search(text):
-        return []
+def pools(tree: ast.Module, filename: str) -> list[dict[str, Any]]:
+    """``{library, file, line, maximum}`` for each pool that a file makes; ``maximum`` is None where its size is
+    worked out at run time, or has no end."""
     found = []
-    for node in ast.walk(ast.parse(text.lstrip("\ufeff"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and callee(node)[1] in MAKERS:
             maker = MAKERS[callee(node)[1]]
             sizes = [_size(node, *argument) for argument in maker.arguments]

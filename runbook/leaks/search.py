@@ -15,7 +15,7 @@ import time
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -29,6 +29,7 @@ from .syntax import Scope, scopes
 from .vocabulary import DEFAULTS, Acquire, Vocabulary, given_parameters, learn, mentions
 
 MAX_BYTES = 1024 * 1024
+KEPT_CHARACTERS = 32 * 1024  # a tree is about a hundred times as large as its text
 IGNORED = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__", "venv", "virtualenv"})
 SUPPRESSION = re.compile(r"#\s*runbook:\s*ignore\[([R\d,\s]+)\][ \t]*(\S?)")
 LITERAL = re.compile(r"\"[^\"]*(?:\"|$)|'[^']*(?:'|$)")
@@ -36,8 +37,7 @@ LITERAL = re.compile(r"\"[^\"]*(?:\"|$)|'[^']*(?:'|$)")
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
-@dataclass(frozen=True, order=True)
-class Finding:
+class Finding(NamedTuple):
     """A way on which a connection is lost. Sorts by (file, line, rule)."""
 
     file: str
@@ -48,7 +48,7 @@ class Finding:
     path: str
     """The way, in words with line numbers."""
     fix: str
-    text: str = field(compare=False, default="")
+    text: str = ""
     """The offending line with its string literals blanked: for a screen, not part of the evidence."""
 
     def as_dict(self) -> dict[str, object]:
@@ -62,8 +62,7 @@ class Unread(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     files: int
     """Files read. Those that name no acquire are not looked at further."""
     complete: bool
@@ -71,7 +70,7 @@ class Result:
     findings: list[Finding]
     unread: list[Unread]
     """What could not be searched, and why."""
-    pools: list[dict[str, Any]] = field(default_factory=list)
+    pools: Sequence[dict[str, Any]] = ()
     """The pools that are made, and how large they are; see ``pools.pools``."""
 
 
@@ -132,10 +131,11 @@ def search_paths(
             clock.check()
             text = _text(path, unread)
             read += text is not None
-            if text is None or not (named(text) or NAMED.search(text)):
+            if text is None or not ((makes := NAMED.search(text)) or named(text)):
                 continue
             try:
-                made.extend(pools(text, str(path)))
+                if makes:
+                    made.extend(pools(_parsed(text).tree, str(path)))
                 found.extend(_search(_source(text, vocabulary), text, str(path), clock, unread))
             except UNREADABLE as error:
                 unread.append(Unread(str(path), _reason(error)))
@@ -267,10 +267,26 @@ def _text(path: Path, unread: list[Unread]) -> Optional[str]:
 
 
 def _source(text: str, vocabulary: Vocabulary) -> Source:
+    found = _parsed(text).scopes
+    return Source(found, learn(found, text, vocabulary))
+
+
+class _Parsed(NamedTuple):
+    tree: ast.Module
+    scopes: list[Scope]
+
+
+@lru_cache(maxsize=32)
+def _kept(text: str) -> _Parsed:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the searched text ("\\d"): not for the ears of this run
-        found = list(scopes(ast.parse(text.lstrip("\ufeff"))))
-    return Source(found, learn(found, text, vocabulary))
+        tree = ast.parse(text.lstrip("\ufeff"))
+    return _Parsed(tree, list(scopes(tree)))
+
+
+def _parsed(text: str) -> _Parsed:
+    """Asked for to learn from it and to search it; what is not large is kept in between."""
+    return (_kept if len(text) <= KEPT_CHARACTERS else _kept.__wrapped__)(text)
 
 
 def _reason(error: BaseException) -> str:

@@ -19,23 +19,28 @@ Found = tuple[str, str]
 
 def steps(facts: Facts, verdict: Verdict, observed: Optional[dict[str, Any]] = None) -> list[dict[str, Any]]:
     """All six as the report has them. ``observed``: the observation of the host, where there was one."""
-    table: list[tuple[str, str, Callable[[Facts, Verdict], Found]]] = [
-        ("is the monitor running", "monitor", monitor),
-        ("pool status of the running process", "pool", pool),
-        ("PostgreSQL's side", "activity", postgresql),
-        ("connection leaks in the source", "source", leaks),
-        ("monitoring frequency", "", lambda _, verdict: frequency(verdict, observed)),
-        ("debug logging", "", lambda _, verdict: debug_log(verdict, observed)),
+    return [step(number, facts, lambda: verdict, observed) for number in range(1, 7)]
+
+
+def step(
+    number: int, facts: Facts, verdict: Callable[[], Verdict], observed: Optional[dict[str, Any]]
+) -> dict[str, Any]:
+    """One of the six, 1 to 6. ``verdict`` is asked for by the last two alone."""
+    table: list[tuple[str, str, Callable[[], Found]]] = [
+        ("is the monitor running", "monitor", lambda: monitor(facts)),
+        ("pool status of the running process", "pool", lambda: pool(facts)),
+        ("PostgreSQL's side", "activity", lambda: postgresql(facts)),
+        ("connection leaks in the source", "source", lambda: leaks(facts)),
+        ("monitoring frequency", "", lambda: frequency(verdict(), observed)),
+        ("debug logging", "", lambda: debug_log(verdict(), observed)),
     ]
-    result = []
-    for index, (name, view, step) in enumerate(table, 1):
-        status, summary = step(facts, verdict)
-        seconds = facts.seconds(view) if view else 0.0
-        result.append({"step": index, "name": name, "status": status, "summary": summary, "seconds": seconds})
-    return result
+    name, view, look = table[number - 1]
+    status, summary = look()
+    seconds = facts.seconds(view) if view else 0.0
+    return {"step": number, "name": name, "status": status, "summary": summary, "seconds": seconds}
 
 
-def monitor(facts: Facts, _: Verdict) -> Found:
+def monitor(facts: Facts) -> Found:
     """Step 1. A heartbeat proves it; a dated line makes it likely; a start-up line says nothing about now."""
     answer = monitor_is_silent(facts)
     if facts.no_monitor:
@@ -51,7 +56,7 @@ def monitor(facts: Facts, _: Verdict) -> Found:
     return "unknown", words
 
 
-def pool(facts: Facts, _: Verdict) -> Found:
+def pool(facts: Facts) -> Found:
     """Step 2. By the status socket; without one, by what the log and the sockets prove."""
     exhausted = pool_is_exhausted(facts)
     if facts.pool is not None:
@@ -78,7 +83,7 @@ def pool(facts: Facts, _: Verdict) -> Found:
     return ("warn", f"{words}, {dead} of them dead") if dead else ("ok", words)
 
 
-def postgresql(facts: Facts, _: Verdict) -> Found:
+def postgresql(facts: Facts) -> Found:
     """Step 3. The server's own view, and a new connection with the app's credentials."""
     if facts.new_ok is False:
         return "fail", f"a new connection: {text(facts.new_error.get('text'))}"[:200]
@@ -101,7 +106,7 @@ def postgresql(facts: Facts, _: Verdict) -> Found:
     return ("warn" if full else "ok"), words
 
 
-def leaks(facts: Facts, _: Verdict) -> Found:
+def leaks(facts: Facts) -> Found:
     """Step 4. A finding alone decides nothing; it names the line to mend."""
     if facts.source is None:
         return "unknown", facts.reason("source")

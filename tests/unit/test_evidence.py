@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,28 @@ def test_explain_needs_nothing_but_python() -> None:
         )
         assert done.returncode == 0, f"{file.name}: {done.stderr}"
         assert json.loads(done.stdout)["cause"] == file.stem
+
+
+def test_what_travels_in_an_archive_is_compiled_once(tmp_path: Path) -> None:
+    archive = tmp_path / "sent.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted((ROOT / "runbook").rglob("*.py")):
+            file.write(path, path.relative_to(ROOT))
+    program = """
+import sys
+compiled = []
+sys.addaudithook(lambda event, told: event == "compile" and compiled.append(str(told[1])))
+sys.path.insert(0, sys.argv[1])
+import runbook.evidence.collect
+sent = {name: module for name, module in sys.modules.items() if name.startswith("runbook.")}
+for name, module in sent.items():
+    path = sys.argv[1] + "/" + name.replace(".", "/") + ("/__init__" if hasattr(module, "__path__") else "") + ".py"
+    assert module.__file__ == path, (module.__file__, path)
+inner = [name for name in compiled if name.startswith(sys.argv[1]) and not name.endswith("__init__.py")]
+print(len(sent), sorted({name for name in inner if inner.count(name) > 1}))
+"""
+    command = [sys.executable, "-I", "-c", program, str(archive)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    modules, _, again = done.stdout.partition(" ")
+    assert int(modules) > 25, done.stderr
+    assert again.strip() == "[]", "compiled again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -370,6 +371,23 @@ def test_a_hostile_line_of_a_megabyte_is_read_in_seconds(part: str) -> None:
 
 def test_the_names_of_the_patterns_are_words_of_a_report() -> None:
     assert all(name.replace("_", "").isalpha() for name in PATTERNS)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_what_a_pattern_says_is_found_wherever_its_expression_is(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(PATTERNS)))
+    text = data.draw(st.from_regex(PATTERNS[name].expression)).lower()
+    if re.search(PATTERNS[name].expression, text):  # in lower case it may be another text
+        assert PATTERNS[name].search(text), (name, text)
+
+
+def test_no_pattern_is_searched_for_in_every_log() -> None:
+    common = "2026-11-30 14:00:00,123 INFO app: GET / 200 in 3 ms\n"
+    assert [
+        name for name, pattern in PATTERNS.items() if any(word in common for word in pattern.beginnings)
+    ] == []
+    assert all(len(word) > 2 for pattern in PATTERNS.values() for word in pattern.beginnings)
 
 
 # -- the last error ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Optional
 
@@ -33,12 +34,12 @@ APPS = Path(__file__).parents[1] / "lab" / "apps"
     ],
 )
 def test_the_maximum_that_a_source_says(source: str, maximum: Optional[int]) -> None:
-    (found,) = pools(f"\n{source}\n", "app/pool.py")
+    (found,) = pools(ast.parse(f"\n{source}\n"), "app/pool.py")
     assert (found["maximum"], found["file"], found["line"]) == (maximum, "app/pool.py", 2)
 
 
 def test_a_name_alone_makes_no_pool() -> None:
-    assert pools("from sqlalchemy import create_engine  # create_engine(url)\n", "x.py") == []
+    assert pools(ast.parse("from sqlalchemy import create_engine  # create_engine(url)\n"), "x.py") == []
 
 
 @pytest.mark.parametrize(("app", "maximum"), [("sqlalchemy", 10), ("psycopg", 8), ("psycopg2", None)])
