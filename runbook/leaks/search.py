@@ -168,7 +168,7 @@ def _learned(files: Iterable[Path], clock: Clock) -> tuple[Vocabulary, bool]:
             if text is None or not defines(text):
                 continue
             try:
-                vocabulary = vocabulary.joined(_source(text, DEFAULTS).vocabulary.shared())
+                vocabulary = vocabulary.joined(learn(_parsed(text).scopes, text, DEFAULTS).shared())
             except UNREADABLE:
                 continue  # told where the file is searched
     except OutOfTime:

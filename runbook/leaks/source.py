@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from .syntax import Scope, arguments, assignment, callee, dotted
@@ -32,8 +33,11 @@ class Source:
         for scope in self.scopes:
             counted.setdefault(scope.name, []).append(scope)
         self._unique = {name: found[0] for name, found in counted.items() if len(found) == 1}
-        self.dead_ends = _dead_ends(scopes[0])
+
+    @cached_property
+    def dead_ends(self) -> frozenset[str]:
         """The module's own lists and the like out of which nothing in this file ever takes what it puts in."""
+        return _dead_ends(self.scopes[0])
 
     def helper(self, name: str) -> Scope | None:
         """The only function of this name here; None if there is none or more than one."""

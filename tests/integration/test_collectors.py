@@ -426,3 +426,16 @@ def test_when_a_process_started_is_told_to_the_hundredth() -> None:
             assert before - 0.02 <= started <= after + 0.01
         finally:
             process.kill()
+
+
+def test_sockets_of_ipv6_are_in_the_table_as_soon_as_there_is_one() -> None:
+    def states() -> list[str]:
+        return sorted(row["state"] for row in proc.tcp_table(os.getpid()).values() if "[::1]" in row["local"])
+
+    before = states()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        assert states() == sorted([*before, "LISTEN"])
+        with socket.create_connection(server.getsockname()[:2]) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+            assert {"CLOSE-WAIT", "LISTEN"} <= set(states())
