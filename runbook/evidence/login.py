@@ -47,6 +47,7 @@ class Probe:
         """One round: ``attempts`` logins at the same time, each with its deadline."""
         started, began = time.time(), time.monotonic()
         results: list[Optional[tuple[str, str]]] = [None] * attempts
+        logouts: list[str] = []
         gate = threading.Barrier(attempts)
 
         def attempt(index: int) -> None:
@@ -54,7 +55,7 @@ class Probe:
             status, text = self._once()
             results[index] = status, " ".join(text.split())[:200]
             if status == "200" and self.kind == "full":
-                self._logout(text)  # after the result, which a hanging logout must not undo
+                logouts.append(self._logout(text))  # after the result, which a hanging logout must not undo
 
         threads = [threading.Thread(target=attempt, args=(i,), daemon=True) for i in range(attempts)]
         for thread in threads:
@@ -69,6 +70,7 @@ class Probe:
             "by_status": dict(Counter(status for status, _ in answers)),
             "seconds": round(time.monotonic() - began, 3),
             "ok": not failed,
+            "logouts_failed": sum(status.startswith("5") for status in logouts),
             "started_at": rfc3339(started),
             "detail": failed[0] if failed else "",
         }
@@ -121,18 +123,19 @@ class Probe:
         finally:
             connection.close()
 
-    def _logout(self, text: str) -> None:
-        """Give back the token of a real login, where the app has a logout beside its login."""
+    def _logout(self, text: str) -> str:
+        """Give back the token of a real login, where the app has a logout beside its login: its status, or empty."""
         base, _, last = urlsplit(self.url).path.rpartition("/")
         try:
             answer = json.loads(text)
             token = answer.get("access_token") or answer.get("token")
         except (ValueError, AttributeError):
-            return
+            return ""
         if last == "login" and isinstance(token, str):
             # The login is proven; a token that stays expires by itself.
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                self._post(f"{base}/logout", "", {"Authorization": f"Bearer {token}"})
+                return self._post(f"{base}/logout", "", {"Authorization": f"Bearer {token}"})[0]
+        return ""
 
 
 def port_of(url: str) -> int:

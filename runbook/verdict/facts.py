@@ -151,11 +151,12 @@ class Facts:
 
     @cached_property
     def kept_to_standby(self) -> int:
-        """The app's connections to a standby after the probe, if a login was refused a write, and where a new
-        connection leads to a primary."""
+        """The app's connections to a standby after the probe, if a login or the logout after it was refused a write,
+        and where a new connection leads to a primary."""
         peer, server = self.node
         moved = server.get("in_recovery") is True and self.new_server.get("in_recovery") is False
-        if not (moved and self.login_failed and self.logged_now("read_only")):
+        logouts = sum(whole(one.get("logouts_failed")) for one in self.rounds)
+        if not (moved and (self.login_failed or logouts) and self.logged_now("read_only")):
             return 0
         last = next((one for one in self.samples if one.get("moment") == "after_login"), {})
         return whole(mapping(last.get("elsewhere")).get(peer))

@@ -500,6 +500,16 @@ def test_logins_that_healed_beside_connections_to_a_standby_need_no_restart() ->
     assert judge(*incident).action == "none"
 
 
+@pytest.mark.parametrize(("refused", "action"), [(0, "none"), (3, "restart")])
+def test_a_logout_that_a_standby_refuses_tells_what_the_next_login_will_meet(
+    refused: int, action: str
+) -> None:
+    incident = incidents.name_moved()
+    incident.data("login")["rounds"] = [{**incidents.login_round("200"), "logouts_failed": refused}]
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("wrong_node", action)
+
+
 def test_a_machine_that_slept_at_some_time_is_not_why_sessions_end_today() -> None:
     """The clocks tell how long it slept since it booted, and not when."""
     incident = under_tls(sessions_terminated_failing())
@@ -673,6 +683,22 @@ def test_a_pool_is_not_raised_beyond_what_the_server_has() -> None:
     assert verdict.cause == "pool_too_small"
     assert not [step for step in verdict.next if "raise the pool" in step]
     assert "no slot free" in verdict.next[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("sqlalchemy.exc.TimeoutError: QueuePool limit of size 5 overflow 15 reached", "unknown"),
+        ("psycopg2.pool.PoolError: connection pool exhausted", "pool_too_small"),
+    ],
+)
+def test_who_gave_up_waiting_made_room_for_sessions_that_are_new(said: str, cause: str) -> None:
+    incident = incidents.fails(incidents.burst(), "timeout", {"pool_exhausted": 20}, seconds=5.0)
+    incident.data("log")["samples"] = {"pool_exhausted": said}
+    verdict = judge(*incident)
+    assert verdict.cause == cause
+    fitting = {name for name, _ in verdict.fits}
+    assert fitting >= {"nested_checkout", "pool_too_small"} if cause == "unknown" else not fitting
 
 
 def test_two_sessions_behind_different_roots_are_no_contention() -> None:

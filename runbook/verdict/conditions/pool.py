@@ -167,7 +167,7 @@ def waiters_already_hold_one(facts: Facts) -> Answer:
     if under_way is None or facts.backends is None:
         return open_question
     resting = len(facts.resting_for(5))
-    if min(resting, under_way) < 2:
+    if min(resting, under_way) < 2 and not _gave_up(facts):
         words = f"{count(resting, 'session')} idle for more than 5 s, {under_way} requests under way"
         return no("process", f"{words}: nobody holds one and waits for another")
     return open_question
@@ -242,7 +242,21 @@ def nobody_holds_long(facts: Facts) -> Answer:
         )
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
-    return decided(not old, "activity", f"{count(old, 'session')} without a new state for more than 5 s")
+    words = f"{count(old, 'session')} without a new state for more than 5 s"
+    if not old and _gave_up(facts):
+        return Answer(None, f"how long connections are held: {words}, and {_gave_up(facts)}", "activity")
+    return decided(not old, "activity", words)
+
+
+def _gave_up(facts: Facts) -> str:
+    """Whether requests waited for a connection in vain until a moment ago, in words; empty if none did.
+
+    What they held is free again, and the sessions of whoever came after them are new for that alone.
+    """
+    waited = facts.logged_now("pool_exhausted") if login_hangs(facts).value else 0
+    said = text(mapping(mapping(facts.log).get("samples")).get("pool_exhausted")).lower()
+    at_once = "connection pool exhausted" in said  # psycopg2's pool, in which nobody waits
+    return f"{count(waited, 'request')} gave up waiting" if waited and not at_once else ""
 
 
 def _living_holders(facts: Facts, question: str) -> Answer:
