@@ -249,14 +249,18 @@ def nobody_holds_long(facts: Facts) -> Answer:
 
 
 def _gave_up(facts: Facts) -> str:
-    """Whether requests waited for a connection in vain until a moment ago, in words; empty if none did.
+    """Whether requests waited in vain until a moment ago for connections that nobody used, in words; else empty.
 
-    What they held is free again, and the sessions of whoever came after them are new for that alone.
+    What they held is free again then, and the sessions of whoever came after them are new for that alone.
     """
     waited = facts.logged_now("pool_exhausted") if login_hangs(facts).value else 0
     said = text(mapping(mapping(facts.log).get("samples")).get("pool_exhausted")).lower()
-    at_once = "connection pool exhausted" in said  # psycopg2's pool, in which nobody waits
-    return f"{count(waited, 'request')} gave up waiting" if waited and not at_once else ""
+    looks = [look for look in facts.looks if look.get("moment") != "after_login"]
+    used = any(work.database for look in looks for work in doing.work(facts, look).values())
+    old = any((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends or [])
+    if not waited or used or old or "connection pool exhausted" in said:  # psycopg2's, in which nobody waits
+        return ""
+    return f"{count(waited, 'request')} gave up waiting"
 
 
 def _living_holders(facts: Facts, question: str) -> Answer:

@@ -50,6 +50,7 @@ def postgres_unreachable(lab: Lab) -> str:
 @fault("postgres_unreachable", "none")
 def syn_dropped(lab: Lab) -> str:
     """A firewall lets nobody new through; what is connected works."""
+    lab.logins(24)  # so that every worker has connections
     nft(lab, f"tcp dport {lab.server.port} tcp flags & (syn|ack) == syn drop")
     seen(lab, 200)
     return f"every SYN to port {lab.server.port} is dropped; a login over an open connection answered 200"

@@ -62,6 +62,7 @@ def postgres_not_answering(lab: Lab) -> str:
 @fault("postgres_not_answering", "none")
 def postmaster_stopped(lab: Lab) -> str:
     """Freeze the postmaster alone: what is connected works, and nobody new is served."""
+    lab.logins(24)  # so that every worker has connections
     os.kill(lab.server.postmaster_pid, signal.SIGSTOP)
     seen(lab, 200)
     return "stopped the postmaster with SIGSTOP; a login over an open connection answered 200"
