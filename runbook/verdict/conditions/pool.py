@@ -243,8 +243,9 @@ def nobody_holds_long(facts: Facts) -> Answer:
     # Where none is free, one that did nothing for long is held for long.
     old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends)
     words = f"{count(old, 'session')} without a new state for more than 5 s"
-    if not old and _gave_up(facts):
-        return Answer(None, f"how long connections are held: {words}, and {_gave_up(facts)}", "activity")
+    gave_up = _gave_up(facts)
+    if gave_up:
+        return Answer(None, f"how long connections are held: {words}, and {gave_up}", "activity")
     return decided(not old, "activity", words)
 
 
