@@ -751,6 +751,20 @@ def test_one_fresh_cut_on_one_connection_does_not_make_a_broken_login_an_idle_cu
     assert verdict.cause != "idle_cut" or verdict.confidence != "decided"
 
 
+@pytest.mark.parametrize("healed", [True, False])
+def test_cut_within_a_moment_of_its_last_answer_is_not_ruled_out(healed: bool) -> None:
+    """Whether a connection idled is not known of one that was looked at too soon after it had worked."""
+    incident = incidents.idle_cut()
+    if healed:
+        heals(incident, during=dict(incident.data("log")["during_login"]))
+    for words in incident.data("sockets")["last_words"]:
+        words["idle_seconds"] = 1.4
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert "idle_cut" in dict(verdict.fits)
+    assert verdict.action == ("none" if healed else "restart")
+
+
 def test_evidence_of_a_failure_that_healed_is_not_green() -> None:
     incident = heals(healthy(), during={"login_error": 3})
     verdict = judge(*incident)

@@ -191,6 +191,9 @@ def cut_without_a_word(facts: Facts) -> Answer:
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
     unused = [number(row.get("idle_seconds")) or 0.0 for row in cut if row.get("in_use") is False]
     idle = [seconds for seconds in unused if seconds >= IDLE_SECONDS]
+    if unused and not idle:
+        words = f"{count(len(unused), 'connection')} ended without a word, {max(unused):.1f} s after their last answer at most"
+        return Answer(None, f"{words}: whether they were idle", "sockets")
     longest = max(idle, default=0.0)
     seconds, ended = facts.gap or (0.0, 0.0)
     # What was cut in a silence has been idle since it ended, and was not for long when it began.

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -93,19 +94,25 @@ def slot_leak(lab: Lab) -> str:
     attempts, most_rounds = 5, 3 * lab.pool_maximum
     for cuts in range(1, most_rounds + 1):
         lab.end_sessions()
-        before = lab.log.stat().st_size
+        exhausted = partial(_exhausted, lab, lab.log.stat().st_size, attempts)
         # Some logins fail of the cut itself; the pool is exhausted when all of them fail for want of a slot.
         if all(lab.login() == 500 for _ in range(attempts)):
-            with lab.log.open("rb") as log:
-                log.seek(before)
-                said = log.read().count(b"rror: connection pool exhausted\n")
-            if said < attempts or lab.sessions():
+            with suppress(LabError):  # the application answers first, and writes why afterwards
+                wait_until(exhausted, "", 1)
+            if not exhausted() or lab.sessions():
                 continue
             return (
                 f"ended the application's sessions {cuts} times, with logins in between; now {attempts} of "
                 f"{attempts} logins answered 500 (connection pool exhausted); the server has no session of it"
             )
     raise LabError(f"the pool still has slots after {most_rounds} rounds of cuts and logins")
+
+
+def _exhausted(lab: Lab, start: int, times: int) -> bool:
+    """Whether the log says, from byte `start` on, so often that the pool has no slot left."""
+    with lab.log.open("rb") as log:
+        log.seek(start)
+        return log.read().count(b"rror: connection pool exhausted\n") >= times
 
 
 @fault("app_down", "start")

@@ -23,6 +23,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 HOSTS = Path("/etc/hosts")
 NAME = "db-1.internal"
 FROZEN_SECONDS = 8
+UNUSED_SECONDS = 3  # what cuts idle connections does not cut one that just worked
 
 
 def nft(lab: Lab, *rules: str) -> None:
@@ -130,14 +131,18 @@ def proxy_hang_mended(lab: Lab) -> str:
 @fault("idle_cut", "none")
 def idle_cut(lab: Lab) -> str:
     """The proxy closes idle connections."""
-    through_a_proxy(lab).send_signal(signal.SIGINT)
+    proxy = through_a_proxy(lab)
+    time.sleep(UNUSED_SECONDS)  # time is what this fault is made of
+    proxy.send_signal(signal.SIGINT)
     return "the proxy closed the application's idle connections"
 
 
 @fault("idle_cut", "none")
 def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
-    through_a_proxy(lab).send_signal(signal.SIGQUIT)
+    proxy = through_a_proxy(lab)
+    time.sleep(UNUSED_SECONDS)  # time is what this fault is made of
+    proxy.send_signal(signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
 
 
