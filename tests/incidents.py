@@ -150,7 +150,7 @@ def incident(lab: Lab, case: Case, place: Path) -> tuple[Row, str]:
             check=False,
         )
         if made.returncode:
-            raise LabError(f"{name} was not made: {made.stderr.strip()[-600:]}")
+            raise LabError(f"{name} was not made: {made.stderr.strip()[-2000:]}")
     before, broken = identities(lab), time.monotonic()
     reports = place / "reports"
     command = [Path(sys.executable).with_name("ansible-playbook"), "-i", lab.inventory, "diagnose.yml"]

@@ -142,6 +142,11 @@ class Facts:
         return not self.rounds[-1]["ok"] if self.rounds else None
 
     @cached_property
+    def pool_was_free(self) -> bool:
+        """Does the login work, and was nobody refused a connection while it still failed?"""
+        return self.login_fails is False and not (self.login_failed and self.logged_now("pool_exhausted"))
+
+    @cached_property
     def login_will_fail(self) -> Optional[bool]:
         """The same; and where the last round worked, does the app keep connections that will fail the next login?
 

@@ -442,7 +442,9 @@ class Lab:
             wait_until(self.app_pids, "the application's process", 20)
 
         def answers() -> bool:
-            if not self.app_pids():
+            if not account().processes_in(
+                self.app
+            ):  # it has no command line for a moment while it becomes Python
                 end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
                 raise LabError(f"the application ended while it started; its log ends with:\n{end}")
             return self.login() == 200

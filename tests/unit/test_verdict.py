@@ -765,6 +765,32 @@ def test_cut_within_a_moment_of_its_last_answer_is_not_ruled_out(healed: bool) -
     assert verdict.action == ("none" if healed else "restart")
 
 
+def test_the_goodbye_of_a_forked_process_is_no_cut() -> None:
+    """The parent holds the connections that a worker closed after the fork: they end with a bare FIN too."""
+    incident = incidents.idle_cut()
+    parent = incident.data("process")["processes"][0]
+    incident.data("process")["processes"].append({**parent, "pid": 4812, "ppid": parent["pid"]})
+    verdict = judge(*incident)
+    assert verdict.cause == "unknown"
+    assert "idle_cut" in dict(verdict.fits)
+    for words in incident.data("sockets")["last_words"]:
+        words["kind"] = "rst"  # which no goodbye leads to
+    assert judge(*incident).cause == "idle_cut"
+
+
+def test_a_login_that_waited_and_then_got_a_connection_does_not_speak_for_the_pool() -> None:
+    """Who waits in a nested checkout gives up, and for a moment there is a connection for everybody."""
+    incident = incidents.fails(incidents.burst(), "timeout", {"pool_exhausted": 20}, seconds=5.0)
+    incident.data("login")["rounds"][-1] = incidents.login_round("200")
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("pool_too_small", "none")
+    for backend in incident.database["views"]["activity"]["data"]["sessions"]:
+        backend.update(state="idle in transaction", state_change=incidents.at(-12))
+    verdict = judge(*incident)
+    assert (verdict.cause, verdict.action) == ("unknown", "none")
+    assert "nested_checkout" in dict(verdict.fits)
+
+
 def test_evidence_of_a_failure_that_healed_is_not_green() -> None:
     incident = heals(healthy(), during={"login_error": 3})
     verdict = judge(*incident)

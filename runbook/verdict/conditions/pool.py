@@ -20,7 +20,7 @@ def pool_is_exhausted(facts: Facts) -> Answer:
         if facts.full and used < most:  # with several workers, who meets the full one fails
             words += f"; all of them in {len(facts.full)} of {count(len(facts.pool), 'process')}"
         return decided(facts.full, "pool", words)
-    if facts.login_fails is False:
+    if facts.pool_was_free:
         return no("login", "the login works, so a connection was free")
     lines = facts.logged_now("pool_exhausted")
     if lines is None:
@@ -266,7 +266,7 @@ def _gave_up(facts: Facts) -> str:
 
 def _living_holders(facts: Facts, question: str) -> Answer:
     """Without P: nobody can hold a connection where there is none, and nobody lacks one where logins work."""
-    if facts.login_fails is False:
+    if facts.pool_was_free:
         return no("login", "the login works, so a connection was free")
     if facts.alive == 0:
         return no("sockets", f"0 open sockets from the app to {facts.target}: nobody holds a connection")

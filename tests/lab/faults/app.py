@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Whoever waits for a connection, in these apps, waits: their pools do not refuse at once.
 PATIENT = ("reference", "sqlalchemy", "psycopg")
+GAVE_UP = re.compile(rb"PoolTimeout: |TimeoutError: QueuePool limit")  # psycopg's words, SQLAlchemy's
 LONG = 300  # seconds: longer than a diagnosis, shorter than anybody's patience
 
 
@@ -201,6 +203,8 @@ def nested_checkout(lab: Lab) -> str:
                 break
     else:
         visit(lab, 2 * lab.most_sessions, "/api/import?seconds=2")
+        # When they give up a login may find one of theirs; so that is not left to happen while somebody looks.
+        wait_until(lambda: GAVE_UP.search(lab.log.read_bytes()), "the first give up waiting", 60)
         still(lambda: all_held(lab), "every connection is held by an import", 6)
     fails(lab)
     return f"{lab.sessions()} connections are held by requests that wait for another one"
