@@ -328,10 +328,7 @@ class Harness:
         self.not_run: list[Case] = []
         self.interrupted = False
         self._lock = threading.Lock()
-        told = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
-        self.commit = subprocess.run(
-            told, capture_output=True, text=True, check=False, timeout=10
-        ).stdout.strip()
+        self.commit = _commit()
 
     def run(self, wanted: list[Case], jobs: int) -> None:
         """All the cases, in batches of one app each; what the time does not allow is in `not_run`."""
@@ -401,6 +398,20 @@ class Harness:
                 name = f"{row['fault']}-{row['app']}.json"
                 print(f"        runbook explain {OPEN.relative_to(ROOT) / name}", flush=True)
                 documents.write_text(OPEN / name, answer["evidence"])
+
+
+def _commit() -> str:
+    """What was tried: the commit, and whether anything but the results of an earlier run is changed."""
+    words = []
+    for told in (
+        ["describe", "--always"],
+        ["status", "--porcelain", "--", ".", f":!{RESULTS.parent.relative_to(ROOT)}"],
+    ):
+        done = subprocess.run(
+            ["git", "-C", ROOT, *told], capture_output=True, text=True, check=False, timeout=10
+        )
+        words.append(done.stdout.strip())
+    return f"{words[0]}-dirty" if words[1] else words[0]
 
 
 def told(row: Row) -> str:

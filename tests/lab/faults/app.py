@@ -55,12 +55,14 @@ def all_held(lab: Lab) -> bool:
 
 def still(true: Callable[[], object], what: str, seconds: float) -> None:
     """`true()` comes, and holds for so long."""
-    wait_until(true, what, 60)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not true():
-            raise LabError(f"it did not last {seconds:.0f} s: {what}")
+    began = None
+    deadline = time.monotonic() + 60 + seconds
+    while time.monotonic() < deadline:
+        began = (began or time.monotonic()) if true() else None
+        if began and time.monotonic() - began >= seconds:
+            return
         time.sleep(0.5)
+    raise LabError(f"it did not last {seconds:.0f} s: {what}")
 
 
 def status(path: Path) -> dict[str, Any]:
