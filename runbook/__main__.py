@@ -86,11 +86,14 @@ def main(arguments: Optional[list[str]] = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        return COMMANDS[options.command](options)
+        ended = COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return ended
     except Refused as refused:
         print(f"runbook {options.command}: {refused}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
+    except BrokenPipeError:  # what is left in the buffer has nowhere to go when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

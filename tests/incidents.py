@@ -401,12 +401,9 @@ class Harness:
 
 
 def _commit() -> str:
-    """What was tried: the commit, and whether anything but the results of an earlier run is changed."""
+    """What was tried: the commit, and whether anything but the results of earlier runs is changed."""
     words = []
-    for told in (
-        ["describe", "--always"],
-        ["status", "--porcelain", "--", ".", f":!{RESULTS.parent.relative_to(ROOT)}"],
-    ):
+    for told in (["describe", "--always"], ["status", "--porcelain", "--", ".", ":!bench/results"]):
         done = subprocess.run(
             ["git", "-C", ROOT, *told], capture_output=True, text=True, check=False, timeout=10
         )

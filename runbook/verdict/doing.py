@@ -64,13 +64,12 @@ def work(facts: Facts, look: dict[str, Any]) -> dict[int, Work]:
     waited = {
         whole(thread.get("tid")) for thread in seen_threads(facts) if text(thread.get("call")) == "epoll"
     }
-    parents = {whole(process.get("ppid")) for process in facts.processes or []}
     for thread in rows(look.get("threads")):
         if text(thread.get("state")) in HALTED:
             continue
         pid, call, to = whole(thread.get("pid")), text(thread.get("call")), text(thread.get("to"))
         waits = not to and call in ("epoll", "futex", "accept", "poll", "select", "wait", "read")
-        minds = pid in parents - loops and not to and call != "running"  # its workers, in whatever call
+        minds = pid in facts.parents - loops and not to and call != "running"  # its workers, in whatever call
         caught = call == "running" and pid in waited  # a loop that comes round is taking something in
         takes = pid in loops and (waits or caught)
         if whole(thread.get("tid")) == pid and (minds or takes):

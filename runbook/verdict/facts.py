@@ -382,6 +382,21 @@ class Facts:
         }
 
     @cached_property
+    def parents(self) -> set[int]:
+        """The processes that have children."""
+        return {whole(process.get("ppid")) for process in self.processes or []}
+
+    @cached_property
+    def forked(self) -> set[str]:
+        """The local ends of connections that another process has, or had when it was forked: the server ends a
+        session, without a word, when any of them says goodbye on it."""
+        return {
+            text(row.get("local"))
+            for row in self.held or []
+            if whole(row.get("inode")) in self.shared or whole(row.get("pid")) in self.parents
+        }
+
+    @cached_property
     def kept_by_logins(self) -> int:
         """Connections more after the probe than before, if as many as the logins that were served, though every
         process that opened them had one before: a pool that returns what it lends would have used that too."""

@@ -190,14 +190,14 @@ def cut_without_a_word(facts: Facts) -> Answer:
         return missing
     cut = [row for row in facts.words or [] if row.get("kind") in ("fin", "rst")]
     unused = [row for row in cut if row.get("in_use") is False]
-    forked = [row for row in unused if row.get("kind") == "fin" and _also_of_another(facts, row)]
-    ages = [number(row.get("idle_seconds")) or 0.0 for row in unused if row not in forked]
+    own = [row for row in unused if row.get("kind") == "rst" or text(row.get("local")) not in facts.forked]
+    ages = [number(row.get("idle_seconds")) or 0.0 for row in own]
     idle = [seconds for seconds in ages if seconds >= IDLE_SECONDS]
     if ages and not idle:
         words = f"{count(len(ages), 'connection')} ended without a word, {max(ages):.1f} s after their last answer at most"
         return Answer(None, f"{words}: whether they were idle", "sockets")
-    if forked and not idle:
-        words = f"{count(len(forked), 'connection')} ended without a word that a forked process had too"
+    if len(own) < len(unused) and not idle:
+        words = f"{count(len(unused) - len(own), 'connection')} ended without a word that a forked process had too"
         return Answer(None, f"{words}: whether that one said goodbye on it", "sockets")
     longest = max(idle, default=0.0)
     seconds, ended = facts.gap or (0.0, 0.0)
@@ -208,14 +208,6 @@ def cut_without_a_word(facts: Facts) -> Answer:
         f"{count(len(cut), 'connection')} ended without a word (bare FIN or reset), {len(idle)} of them idle"
     )
     return decided(idle, "sockets", f"{words}{f' for up to {longest:.0f} s' if idle else ''}")
-
-
-def _also_of_another(facts: Facts, row: dict[str, Any]) -> bool:
-    """Do several processes hold this connection, or did its process fork others that may have closed their copy?
-    The server ends a session when any of them takes its leave, and says nothing then."""
-    shared = {text(one.get("local")) for one in facts.held or [] if whole(one.get("inode")) in facts.shared}
-    parents = {whole(process.get("ppid")) for process in facts.processes or []}
-    return text(row.get("local")) in shared or whole(row.get("pid")) in parents
 
 
 def dead_connections_held(facts: Facts) -> Answer:
