@@ -58,7 +58,8 @@ class Diagnosis:
         self._process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
-            env={**own, "HOME": str(self.home), **(environment or {})},
+            # Into a pipe Ansible's lines come in blocks otherwise, and when each was said is looked at here.
+            env={**own, "PYTHONUNBUFFERED": "1", "HOME": str(self.home), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
