@@ -258,8 +258,9 @@ def _gave_up(facts: Facts) -> str:
     said = text(mapping(mapping(facts.log).get("samples")).get("pool_exhausted")).lower()
     looks = [look for look in facts.looks if look.get("moment") != "after_login"]
     used = any(work.database for look in looks for work in doing.work(facts, look).values())
-    old = any((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends or [])
-    if not waited or used or old or "connection pool exhausted" in said:  # psycopg2's, in which nobody waits
+    old = sum((facts.server_age(s.get("state_change")) or 0) > 5 for s in facts.backends or [])
+    # One may still be about to give up; in psycopg2's pool nobody waits.
+    if not waited or used or old > 1 or "connection pool exhausted" in said:
         return ""
     return f"{count(waited, 'request')} gave up waiting"
 
