@@ -442,9 +442,8 @@ class Lab:
             wait_until(self.app_pids, "the application's process", 20)
 
         def answers() -> bool:
-            if not account().processes_in(
-                self.app
-            ):  # it has no command line for a moment while it becomes Python
+            # Not by its command line: it has none for a moment, while it becomes Python.
+            if not account().processes_in(self.app):
                 end = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
                 raise LabError(f"the application ended while it started; its log ends with:\n{end}")
             return self.login() == 200

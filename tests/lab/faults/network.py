@@ -128,21 +128,24 @@ def proxy_hang_mended(lab: Lab) -> str:
     return "the proxy delivers nothing on the established flows, and works for new connections"
 
 
+def _once_idle(lab: Lab, number: signal.Signals) -> None:
+    """Send a signal to a proxy in between when the connections have been idle for a while."""
+    proxy = through_a_proxy(lab)
+    time.sleep(UNUSED_SECONDS)  # time is what this fault is made of
+    proxy.send_signal(number)
+
+
 @fault("idle_cut", "none")
 def idle_cut(lab: Lab) -> str:
     """The proxy closes idle connections."""
-    proxy = through_a_proxy(lab)
-    time.sleep(UNUSED_SECONDS)  # time is what this fault is made of
-    proxy.send_signal(signal.SIGINT)
+    _once_idle(lab, signal.SIGINT)
     return "the proxy closed the application's idle connections"
 
 
 @fault("idle_cut", "none")
 def idle_reset(lab: Lab) -> str:
     """The proxy resets idle connections."""
-    proxy = through_a_proxy(lab)
-    time.sleep(UNUSED_SECONDS)  # time is what this fault is made of
-    proxy.send_signal(signal.SIGQUIT)
+    _once_idle(lab, signal.SIGQUIT)
     return "the proxy reset the application's idle connections"
 
 
